@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The docs cover every public name, and what they show is what happens.
+
+The tutorial is plain Markdown whose blocks are run here, and not by the docs' builder:
+the page is readable in any viewer, and a wrong output fails like any other test.
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import warnings
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import functorch_lab
+from markdown_code import ROOT, check_page
+
+DOCS = ROOT / "docs"
+NAME = functorch_lab.__name__
+
+
+def modules(*, private: bool) -> list[str]:
+    found = pkgutil.walk_packages(functorch_lab.__path__, prefix=f"{NAME}.")
+    names = [NAME, *(module.name for module in found)]
+    # Recipes and lessons are scripts, shown as files.
+    names = [
+        n for n in names if not n.startswith((f"{NAME}.recipes", f"{NAME}.lessons"))
+    ]
+    return [n for n in names if private or "._" not in n]
+
+
+def public_names() -> list[str]:
+    """Addresses of all public names that are no namespaces."""
+    return [
+        f"{module}.{name}"
+        for module in modules(private=False)
+        if module != f"{NAME}.transforms"  # their address is the top level
+        for name in importlib.import_module(module).__all__
+        if not inspect.ismodule(getattr(importlib.import_module(module), name))
+    ]
+
+
+@pytest.fixture(scope="module")
+def documented(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Addresses that have an entry in the docs, as Sphinx sees them."""
+    from sphinx.application import Sphinx
+
+    folder = tmp_path_factory.mktemp("docs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Sphinx's own; the docs' go to its log
+        app = Sphinx(DOCS, DOCS, folder, folder, "dummy", status=None)
+        app.build(force_all=True)
+    return set(app.env.domaindata["py"]["objects"])
+
+
+def test_every_public_name_has_an_entry(documented: set[str]) -> None:
+    assert not sorted(set(public_names()) - documented)
+
+
+@pytest.mark.parametrize(
+    "page", sorted(DOCS.glob("tutorial/*.md")), ids=lambda p: p.stem
+)
+def test_tutorial_shows_what_happens(page: Path) -> None:
+    assert check_page(page) > 0
+
+
+@cache
+def collected_examples() -> set[str]:
+    """Docstrings whose examples the test run collects, see `conftest.py`."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return {
+        test.docstring
+        for name in modules(private=True)
+        for test in finder.find(importlib.import_module(name))
+        if test.examples
+    }
+
+
+@pytest.mark.parametrize("address", public_names())
+def test_example_is_executed(address: str) -> None:
+    module, name = address.rsplit(".", 1)
+    docstring = getattr(importlib.import_module(module), name).__doc__
+    if docstring and ">>>" in docstring:
+        assert docstring in collected_examples()
