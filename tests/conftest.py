@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test runs under: threads, devices, random seeds, clean compiler caches."""
 
-import doctest
-import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -44,15 +42,3 @@ def fresh_compiler() -> Iterator[None]:
     yield
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
-
-
-# doctest takes a decorated function for an import from the decorator's file and skips
-# its examples; see through decorators, as the rest of doctest does.
-_from_module = doctest.DocTestFinder._from_module  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _from_module_unwrapped(self: object, module: object, value: object) -> bool:
-    return _from_module(self, module, inspect.unwrap(value))  # pyright: ignore[reportArgumentType]
-
-
-doctest.DocTestFinder._from_module = _from_module_unwrapped  # pyright: ignore[reportAttributeAccessIssue]
