@@ -22,8 +22,8 @@ from functorch_lab.tree._convert import cast, copy, ones_like, to, zeros_like
 from functorch_lab.tree._dataclass import dataclass
 from functorch_lab.tree._describe import describe, nbytes, size
 from functorch_lab.tree._flatten import flatten, leaves, map, structure, unflatten
-from functorch_lab.tree._partition import combine, partition, select
-from functorch_lab.tree._paths import map_with_path, paths
+from functorch_lab.tree._partition import combine, partition
+from functorch_lab.tree._paths import map_with_path, paths, select
 from functorch_lab.tree._stack import ravel, stack, unstack
 
 __all__ = [

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trees as vectors: sums, products, inner products and norms."""
+"""Trees as vectors: sums, products, inner products and norms.
+
+Two trees must agree in structure and shapes; nothing broadcasts between leaves.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functorch_lab.tree._compare import check_same_structure
+from functorch_lab.tree._compare import paired_leaves
 from functorch_lab.tree._difference import dtype_name
-from functorch_lab.tree._flatten import (
-    Tree,
-    checked_flatten,
-    map_leaves,
-    path_strings,
-)
+from functorch_lab.tree._flatten import checked, map_leaves
+from functorch_lab.tree._nodes import Tree, named_leaves
 
 Scalar = float | Tensor
 
 
 def add(a: Tree, b: Tree) -> Tree:
-    """`a + b`, leaf by leaf."""
-    _check_shapes("add", a, b)
-    return map_leaves("add", lambda x, y: x + y, a, b)
+    """`a + b`, leaf by leaf.
+
+    Raises:
+        ValueError: the trees differ in structure or in a shape.
+    """
+    paired_leaves("add", a, b)
+    return map_leaves("add", torch.add, a, b)
 
 
 def sub(a: Tree, b: Tree) -> Tree:
-    """`a - b`, leaf by leaf."""
-    _check_shapes("sub", a, b)
-    return map_leaves("sub", lambda x, y: x - y, a, b)
+    """`a - b`, leaf by leaf.
+
+    Raises:
+        ValueError: the trees differ in structure or in a shape.
+    """
+    paired_leaves("sub", a, b)
+    return map_leaves("sub", torch.sub, a, b)
 
 
 def mul(a: Tree, b: Tree) -> Tree:
-    """`a * b`, leaf by leaf."""
-    _check_shapes("mul", a, b)
-    return map_leaves("mul", lambda x, y: x * y, a, b)
+    """`a * b`, leaf by leaf.
+
+    Raises:
+        ValueError: the trees differ in structure or in a shape.
+    """
+    paired_leaves("mul", a, b)
+    return map_leaves("mul", torch.mul, a, b)
 
 
 def scale(tree: Tree, s: Scalar) -> Tree:
@@ -44,58 +55,99 @@ def scale(tree: Tree, s: Scalar) -> Tree:
 
 
 def add_scaled(a: Tree, s: Scalar, b: Tree) -> Tree:
-    """`a + s * b`, with `s` a number or a 0-d tensor."""
-    _check_shapes("add_scaled", a, b)
+    """`a + s * b`, with `s` a number or a 0-d tensor.
+
+    Raises:
+        ValueError: the trees differ in structure or in a shape.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.add_scaled([torch.tensor(5.0)], -0.5, [torch.tensor(4.0)])
+        [tensor(3.)]
+    """
+    paired_leaves("add_scaled", a, b)
     return map_leaves("add_scaled", lambda x, y: x + s * y, a, b)
 
 
-def _check_shapes(where: str, a: Tree, b: Tree) -> None:
-    check_same_structure(
-        a, b, what=f"tree.{where}", names=("a", "b"), check_dtype=False
-    )
+def accumulator_dtype(*leaves: Tensor) -> torch.dtype:
+    """The common dtype of some leaves, or float32 where that is wider."""
+    dtype = torch.float32
+    for leaf in leaves:
+        dtype = torch.promote_types(dtype, leaf.dtype)
+    return dtype
 
 
-def _accumulator(leaf: Tensor) -> torch.dtype:
-    """The leaf's dtype, or float32 where that is wider."""
-    return torch.promote_types(leaf.dtype, torch.float32)
+def check_floating(where: str, tree: Tree) -> list[Tensor]:
+    """The leaves of a tree without integers.
 
-
-def _float_leaves(where: str, tree: Tree) -> list[Tensor]:
-    found, treedef = checked_flatten(tree, where)
+    Raises:
+        ValueError: a leaf is of an integer or boolean dtype.
+    """
+    found = checked(tree, where)[0]
     for index, leaf in enumerate(found):
         if not (leaf.is_floating_point() or leaf.is_complex()):
-            path = path_strings(treedef)[index] or "the root"
+            path = named_leaves(tree)[index].bracket or "the root"
             raise ValueError(
                 f"tree.{where}: tree: expected floating leaves, got "
-                f"{dtype_name(leaf.dtype)} at {path}. Partition the others away."
+                f"{dtype_name(leaf.dtype)} at {path}. Partition it away first."
             )
     return found
 
 
 def vdot(a: Tree, b: Tree) -> Tensor:
-    """The inner product of two trees: sum of `conj(a) * b` over all entries."""
-    _check_shapes("vdot", a, b)
-    total: Any = None
-    pairs = zip(_float_leaves("vdot", a), _float_leaves("vdot", b), strict=True)
-    for x, y in pairs:
-        dtype = torch.promote_types(_accumulator(x), _accumulator(y))
-        x = x.to(dtype)
-        part = ((x.conj() if x.is_complex() else x) * y.to(dtype)).sum()
-        total = part if total is None else total + part
-    return torch.zeros(()) if total is None else total
+    """The inner product of two trees: the sum of `conj(a) * b` over all entries.
+
+    Returns:
+        A 0-d tensor, summed in float32 or in the dtype of the leaves if that is wider.
+
+    Raises:
+        ValueError: the trees differ in structure or a shape, or a leaf is no float.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.vdot([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 5.0])])
+        tensor(13.)
+    """
+    paired_leaves("vdot", a, b)
+    pairs = zip(check_floating("vdot", a), check_floating("vdot", b), strict=True)
+    parts = [_leaf_vdot(x, y) for x, y in pairs]
+    return _total(parts)
+
+
+def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
+    dtype = accumulator_dtype(x, y)
+    left = x.conj() if x.is_complex() else x
+    return (left.to(dtype) * y.to(dtype)).sum()
+
+
+def _total(parts: list[Any]) -> Tensor:
+    return sum(parts[1:], start=parts[0]) if parts else torch.zeros(())
 
 
 def norm(tree: Tree) -> Tensor:
-    """The Euclidean norm of all entries together; its gradient at zero is zero."""
-    parts = [
-        torch.linalg.vector_norm(leaf, dtype=_accumulator(leaf))
-        for leaf in _float_leaves("norm", tree)
-    ]
-    if not parts:
+    """The Euclidean norm of all entries together; its gradient at zero is zero.
+
+    Returns:
+        A 0-d tensor, summed in float32 or in the dtype of the leaves if that is wider.
+
+    Raises:
+        ValueError: a leaf is no float.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.norm({"w": torch.tensor([2.0, 4.0]), "b": torch.tensor(4.0)})
+        tensor(6.)
+    """
+    found = check_floating("norm", tree)
+    if not found:
         return torch.zeros(())
-    dtype = parts[0].dtype
-    for part in parts[1:]:
-        dtype = torch.promote_types(dtype, part.dtype)
+    parts = [
+        torch.linalg.vector_norm(leaf, dtype=accumulator_dtype(leaf)) for leaf in found
+    ]
+    dtype = accumulator_dtype(*parts)
     return torch.linalg.vector_norm(torch.stack([part.to(dtype) for part in parts]))
 
 
@@ -105,14 +157,42 @@ def where(cond: Tree, a: Tree, b: Tree) -> Tree:
     Args:
         cond: a boolean tensor that broadcasts against every leaf, or a tree of them.
         a: taken where `cond` is true.
-        b: taken elsewhere, of the structure and shapes of `a`.
+        b: taken elsewhere.
+
+    Raises:
+        ValueError: the trees differ in structure, or `a` and `b` in a shape.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.where(torch.tensor(False), [torch.tensor(2.0)], [torch.tensor(3.0)])
+        [tensor(3.)]
     """
-    _check_shapes("where", a, b)
+    paired_leaves("where", a, b)
     if isinstance(cond, Tensor):
         return map_leaves("where", lambda x, y: torch.where(cond, x, y), a, b)
     return map_leaves("where", lambda x, y, c: torch.where(c, x, y), a, b, cond)
 
 
 def clip(tree: Tree, min: Scalar | None = None, max: Scalar | None = None) -> Tree:
-    """Every entry limited to `[min, max]`."""
-    return map_leaves("clip", lambda x: torch.clamp(x, min, max), tree)  # type: ignore
+    """Every entry limited to `[min, max]`; a limit that is None does not limit.
+
+    Raises:
+        ValueError: neither limit is given.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.clip([torch.tensor([-5.0, 2.0])], min=-3.0, max=3.0)
+        [tensor([-3.,  2.])]
+    """
+    if min is None and max is None:
+        raise ValueError(
+            "tree.clip: min, max: expected at least one limit, got none. Pass one."
+        )
+
+    def limit(leaf: Tensor) -> Tensor:
+        leaf = leaf if min is None else leaf.clamp(min=min)
+        return leaf if max is None else leaf.clamp(max=max)
+
+    return map_leaves("clip", limit, tree)

@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One leaf or subtree of a tree, by its path."""
+"""One place of a tree, by its path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import optree
-
-from functorch_lab.tree._difference import children_of, is_leaf
-from functorch_lab.tree._flatten import Tree
+from functorch_lab.tree._nodes import Child, Tree, children_of, is_leaf, rebuild
 from functorch_lab.tree._paths import nearest
-from functorch_lab.types import NAMESPACE
 
 Steps = tuple[int, ...]
 
@@ -20,49 +16,52 @@ Steps = tuple[int, ...]
 class At:
     """A place in a tree; made by `at`."""
 
-    tree: Tree
-    steps: Steps
+    _tree: Tree
+    _steps: Steps
 
     def get(self) -> Tree:
-        """What stands there."""
-        node = self.tree
-        for step in self.steps:
-            node = children_of(node)[step][1]
+        """What stands there, a leaf or a subtree."""
+        node = self._tree
+        for step in self._steps:
+            node = children_of(node)[step].value
         return node
 
     def set(self, value: Tree) -> Tree:
-        """A tree with `value` there; the tree itself stays as it is."""
-        return _rebuild(self.tree, self.steps, lambda _: value)
+        """A tree that has `value` there."""
+        return _replace(self._tree, self._steps, lambda _: value)
 
     def apply(self, function: Callable[[Tree], Tree]) -> Tree:
-        """A tree with `function` applied to what stands there."""
-        return _rebuild(self.tree, self.steps, function)
+        """A tree that has `function` of it there."""
+        return _replace(self._tree, self._steps, function)
 
 
-def _rebuild(node: Tree, steps: Steps, function: Callable[[Tree], Tree]) -> Tree:
+def _replace(node: Tree, steps: Steps, function: Callable[[Tree], Tree]) -> Tree:
     if not steps:
         return function(node)
-    children, metadata, _, unflatten = optree.tree_flatten_one_level(
-        node, none_is_leaf=True, namespace=NAMESPACE
-    )
-    new = list(children)
-    new[steps[0]] = _rebuild(new[steps[0]], steps[1:], function)
-    return unflatten(metadata, new)
+    children = [child.value for child in children_of(node)]
+    children[steps[0]] = _replace(children[steps[0]], steps[1:], function)
+    return rebuild(node, children)
 
 
-def _nodes(node: Tree, bracket: str, dotted: str) -> Iterator[tuple[Steps, str, str]]:
-    yield (), bracket, dotted
+def _all_nodes(
+    node: Tree, steps: Steps, bracket: str, dotted: str
+) -> list[tuple[Steps, Child]]:
+    """Every leaf and container, with its full paths."""
+    found = [(steps, Child(bracket, dotted, node))]
     if is_leaf(node):
-        return
-    for index, (name, child) in enumerate(children_of(node)):
-        plain = name[1:] if name.startswith(".") else name[1:-1].strip("'\"")
-        joined = f"{dotted}.{plain}" if dotted else plain
-        for steps, *names in _nodes(child, bracket + name, joined):
-            yield (index, *steps), names[0], names[1]
+        return found
+    for index, child in enumerate(children_of(node)):
+        inner = f"{dotted}.{child.dotted}" if dotted else child.dotted
+        found += _all_nodes(
+            child.value, (*steps, index), bracket + child.bracket, inner
+        )
+    return found
 
 
 def at(tree: Tree, path: str) -> At:
-    """The place of a leaf or subtree, with `.get()`, `.set(value)`, `.apply(function)`.
+    """A leaf or subtree by its path, with `.get()`, `.set(value)`, `.apply(function)`.
+
+    `set` and `apply` return a new tree and leave the old one as it is.
 
     Args:
         tree: the tree.
@@ -70,15 +69,33 @@ def at(tree: Tree, path: str) -> At:
             `encoder.0.weight`; the empty path is the whole tree.
 
     Raises:
-        ValueError: there is no such path; the nearest ones are listed.
+        TypeError: the path is not a string.
+        ValueError: no or more than one place has this path; the nearest are listed.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> params = {"a": [torch.tensor(2.0), torch.tensor(3.0)]}
+        >>> tree.at(params, "a.1").apply(torch.neg)
+        {'a': [tensor(2.), tensor(-3.)]}
     """
-    known = list(_nodes(tree, "", ""))
-    for steps, bracket, dotted in known:
-        if path in (bracket, dotted):
-            return At(tree, steps)
-    column = 1 if path.startswith("[") else 2
-    names = [node[column] for node in known if node[0]]
+    if not isinstance(path, str):
+        raise TypeError(
+            f"tree.at: path: expected a string, got a {type(path).__name__}. "
+            "Write it as 'encoder.0.weight' or \"['encoder'][0]['weight']\"."
+        )
+    known = _all_nodes(tree, (), "", "")
+    places = [steps for steps, node in known if node.bracket == path]
+    places = places or [steps for steps, node in known if node.dotted == path]
+    if len(places) == 1:
+        return At(tree, places[0])
+    if places:
+        raise ValueError(
+            f"tree.at: path: expected one place, got {path!r}, which is the dotted "
+            f"path of {len(places)}. Use bracket notation."
+        )
+    style = 0 if path.startswith(("[", ".")) else 1
     raise ValueError(
         f"tree.at: path: expected a path of the tree, got {path!r}. "
-        f"{nearest(path, names)}"
+        f"{nearest(path, [node[style] for _, node in known])}"
     )

@@ -3,31 +3,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from functorch_lab.tree._difference import Difference, dtype_name, first_difference
-from functorch_lab.tree._flatten import Tree, checked_flatten, path_strings
-
-
-def _leaf_difference(path: str, expected: Any, got: Any) -> Difference | None:
-    if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
-        if type(expected) is type(got):
-            return None
-        return Difference(path, type(expected).__name__, type(got).__name__)
-    if expected.shape != got.shape:
-        return Difference(path, str(tuple(expected.shape)), str(tuple(got.shape)))
-    if expected.dtype != got.dtype:
-        return Difference(path, dtype_name(expected.dtype), dtype_name(got.dtype))
-    return None
+from functorch_lab.tree._flatten import checked
+from functorch_lab.tree._nodes import Tree, named_leaves
 
 
 def _shape_difference(path: str, expected: Any, got: Any) -> Difference | None:
-    found = _leaf_difference(path, expected, got)
-    same_shape = getattr(expected, "shape", None) == getattr(got, "shape", None)
-    return None if same_shape else found
+    if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
+        if type(expected) is type(got):
+            return None
+        return Difference(path, f"a {type(expected).__name__}", type(got).__name__)
+    if expected.shape != got.shape:
+        return Difference(path, str(tuple(expected.shape)), str(tuple(got.shape)))
+    return None
+
+
+def _leaf_difference(path: str, expected: Any, got: Any) -> Difference | None:
+    found = _shape_difference(path, expected, got)
+    if found is None and isinstance(expected, Tensor) and expected.dtype != got.dtype:
+        return Difference(path, dtype_name(expected.dtype), dtype_name(got.dtype))
+    return found
 
 
 def check_same_structure(
@@ -41,69 +42,119 @@ def check_same_structure(
 ) -> None:
     """Raises unless two trees have the same containers, keys, shapes and dtypes.
 
+    A dict, an OrderedDict and a defaultdict with the same keys count as the same.
+
     Args:
         expected: the reference.
         got: the tree that is checked.
-        what: function on whose behalf the error speaks, such as `optim.adam.update`.
-        names: what the two trees are called there.
-        remedy: last sentence of the error.
+        what: the function on whose behalf the error speaks, as `optim.adam.update`.
+        names: what `expected` and `got` are called there.
+        remedy: the last sentence of the error.
         check_dtype: whether dtypes count.
 
     Raises:
         ValueError: they differ; the first path where they do is named.
-    """
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.check_same_structure([torch.ones(2)], [torch.ones(3)])
+        Traceback (most recent call last):
+        ValueError: tree.check_same_structure: got and expected differ at [0]: expected (2,), got (3,). Pass trees of the same structure.
+    """  # noqa: E501
+    found, treedef = checked(expected, "check_same_structure")
+    others = treedef.along(got)
     compare = _leaf_difference if check_dtype else _shape_difference
-    found = first_difference(expected, got, compare=compare)
-    if found is not None:
-        raise ValueError(f"{what}: {names[1]} and {names[0]} differ {found}. {remedy}")
+    # The common case first: it is fast, and short to trace.
+    if others is not None and all(
+        compare("", a, b) is None for a, b in zip(found, others, strict=True)
+    ):
+        return
+    difference = first_difference(expected, got, compare=compare)
+    raise ValueError(f"{what}: {names[1]} and {names[0]} differ {difference}. {remedy}")
+
+
+def paired_leaves(
+    where: str, a: Tree, b: Tree, names: tuple[str, str] = ("a", "b")
+) -> tuple[list[Any], list[Any]]:
+    """The leaves of two trees that must agree in structure and shapes."""
+    check_same_structure(a, b, what=f"tree.{where}", names=names, check_dtype=False)
+    found, treedef = checked(a, where)
+    return found, treedef.along(b) or []
 
 
 def allclose(a: Tree, b: Tree, *, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
-    """Whether all leaves are close, as a 0-d boolean tensor (it traces).
+    """Whether all entries are close: `|a - b| <= atol + rtol * |b|`.
+
+    Returns:
+        A 0-d boolean tensor, so that it traces; `if` and `assert` take it.
 
     Raises:
         ValueError: the trees differ in structure or in a shape.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.allclose([torch.tensor(2.0)], [torch.tensor(2.0 + 1e-6)])
+        tensor(True)
     """
-    check_same_structure(
-        a, b, what="tree.allclose", names=("a", "b"), check_dtype=False
-    )
+    pairs = zip(*paired_leaves("allclose", a, b), strict=True)
     return _all(
-        torch.isclose(x, y.to(x.dtype), rtol=rtol, atol=atol).all()
-        for x, y in zip(*_both(a, b, "allclose"), strict=True)
+        torch.isclose(x, y.to(x.dtype), rtol=rtol, atol=atol).all() for x, y in pairs
     )
 
 
 def equal(a: Tree, b: Tree) -> Tensor:
-    """Whether structures, shapes, dtypes and values agree, as a 0-d boolean tensor."""
+    """Whether structures, shapes, dtypes and values agree.
+
+    Returns:
+        A 0-d boolean tensor, so that it traces; `if` and `assert` take it. NaN is
+        unequal to itself.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.equal([torch.tensor(2.0)], [torch.tensor(2)])
+        tensor(False)
+    """
     if first_difference(a, b, compare=_leaf_difference) is not None:
         return torch.tensor(False)
-    return _all((x == y).all() for x, y in zip(*_both(a, b, "equal"), strict=True))
+    pairs = zip(*paired_leaves("equal", a, b), strict=True)
+    return _all((x == y).all() for x, y in pairs)
 
 
-def _both(a: Tree, b: Tree, where: str) -> tuple[list[Any], list[Any]]:
-    return checked_flatten(a, where)[0], checked_flatten(b, where)[0]
-
-
-def _all(flags: Any) -> Tensor:
-    flags = list(flags)
-    return torch.stack(flags).all() if flags else torch.tensor(True)
+def _all(flags: Iterable[Tensor]) -> Tensor:
+    rows = list(flags)
+    return torch.stack(rows).all() if rows else torch.tensor(True)
 
 
 def diff(a: Tree, b: Tree) -> list[str]:
-    """One line per difference: `path: what a has, what b has`; empty when equal.
+    """One line for each leaf in which two trees differ; empty when they are equal.
 
-    It reads values, so it is for eager code only.
+    Where the structures differ, that is the one line. It reads values, so it is for
+    eager code.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.diff({"w": torch.tensor(2.0)}, {"w": torch.tensor(5.0)})
+        ["['w']: values differ by up to 3"]
     """
     found = first_difference(a, b)
     if found is not None:
-        return [f"{found.path or 'the root'}: {found.expected}, {found.got}"]
-    names = path_strings(checked_flatten(a, "diff")[1])
+        return [_diff_line(found)]
     lines = []
-    for path, x, y in zip(names, *_both(a, b, "diff"), strict=True):
-        leaf = _leaf_difference(path, x, y)
-        if leaf is not None:
-            lines.append(f"{path or 'the root'}: {leaf.expected}, {leaf.got}")
-        elif not torch.equal(x, y):
-            largest = (x.double() - y.double()).abs().max().item()
-            lines.append(f"{path or 'the root'}: values differ by up to {largest:.3g}")
+    for x, y in zip(named_leaves(a), named_leaves(b), strict=True):
+        difference = _leaf_difference(x.bracket, x.value, y.value)
+        if difference is not None:
+            lines.append(_diff_line(difference))
+        elif not torch.equal(x.value, y.value):
+            largest = (x.value.double() - y.value.double()).abs().max().item()
+            lines.append(
+                f"{x.bracket or 'the root'}: values differ by up to {largest:.3g}"
+            )
     return lines
+
+
+def _diff_line(found: Difference) -> str:
+    return f"{found.path or 'the root'}: {found.expected} in a, {found.got} in b"

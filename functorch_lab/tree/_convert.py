@@ -7,15 +7,34 @@ from typing import Any
 
 import torch
 
-from functorch_lab.tree._flatten import Tree, map_leaves
+from functorch_lab.tree._difference import dtype_name
+from functorch_lab.tree._flatten import map_leaves
+from functorch_lab.tree._nodes import Tree
 
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:
-    """Floating leaves in another floating dtype; the others stay as they are."""
+    """Floating leaves in another floating dtype; the others stay as they are.
+
+    Raises:
+        TypeError: `dtype` is not a torch dtype.
+        ValueError: it is not a floating one.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.cast([torch.tensor(2.0), torch.tensor(3)], torch.float64)
+        [tensor(2., dtype=torch.float64), tensor(3)]
+    """
     if not isinstance(dtype, torch.dtype):
         raise TypeError(
             f"tree.cast: dtype: expected a torch.dtype, got {dtype!r}. "
             "Pass one such as torch.bfloat16."
+        )
+
+    if not dtype.is_floating_point:
+        raise ValueError(
+            f"tree.cast: dtype: expected a floating dtype, got {dtype_name(dtype)}. "
+            "Use tree.map for other conversions."
         )
 
     def convert(leaf: Any) -> Any:

@@ -1,46 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a tree is, leaf by leaf."""
+"""How large a tree is."""
 
 from __future__ import annotations
 
 from functorch_lab.tree._difference import dtype_name
-from functorch_lab.tree._flatten import Tree, checked_flatten, path_strings
+from functorch_lab.tree._flatten import checked
+from functorch_lab.tree._nodes import Tree, named_leaves
 
 
 def size(tree: Tree) -> int:
-    """Number of entries in all leaves together."""
-    return sum(leaf.numel() for leaf in checked_flatten(tree, "size")[0])
+    """Number of entries of all leaves together."""
+    return sum(leaf.numel() for leaf in checked(tree, "size")[0])
 
 
 def nbytes(tree: Tree) -> int:
-    """Bytes of all leaves together, each counted by its own shape and dtype."""
-    return sum(
-        leaf.numel() * leaf.element_size()
-        for leaf in checked_flatten(tree, "nbytes")[0]
-    )
+    """Bytes of all leaves together, by shape and dtype (shared memory counts twice)."""
+    found = checked(tree, "nbytes")[0]
+    return sum(leaf.numel() * leaf.element_size() for leaf in found)
 
 
 def describe(tree: Tree) -> str:
-    """A table with path, shape, dtype, parameters and bytes of each leaf, and totals."""
-    found, treedef = checked_flatten(tree, "describe")
-    header = ("path", "shape", "dtype", "parameters", "bytes")
-    body = [
-        (
-            path or "(root)",
-            str(tuple(leaf.shape)),
-            dtype_name(leaf.dtype),
-            f"{leaf.numel():,}",
-            f"{leaf.numel() * leaf.element_size():,}",
-        )
-        for path, leaf in zip(path_strings(treedef), found, strict=True)
+    """A table with path, shape, dtype, parameters and bytes of each leaf, and totals.
+
+    Raises:
+        ValueError: there is a `None` in the tree.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> print(tree.describe({"w": torch.ones(3, 5), "b": torch.ones(3)}))
+        path   shape   dtype    parameters  bytes
+        ['b']  (3,)    float32           3     12
+        ['w']  (3, 5)  float32          15     60
+        total                           18     72
+    """
+    checked(tree, "describe")
+    rows = [("path", "shape", "dtype", "parameters", "bytes")]
+    for path, _, leaf in named_leaves(tree):
+        count = leaf.numel()
+        shape, dtype = str(tuple(leaf.shape)), dtype_name(leaf.dtype)
+        memory = f"{count * leaf.element_size():,}"
+        rows.append((path or "(root)", shape, dtype, f"{count:,}", memory))
+    rows.append(("total", "", "", f"{size(tree):,}", f"{nbytes(tree):,}"))
+    path, shape, dtype, count, memory = [
+        max(len(row[column]) for row in rows) for column in range(5)
     ]
-    total = ("total", "", "", f"{size(tree):,}", f"{nbytes(tree):,}")
-    rows = [header, *body, total]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    return "\n".join(_line(row, widths) for row in rows)
-
-
-def _line(row: tuple[str, ...], widths: list[int]) -> str:
-    left = [cell.ljust(width) for cell, width in zip(row[:3], widths[:3], strict=True)]
-    right = [cell.rjust(width) for cell, width in zip(row[3:], widths[3:], strict=True)]
-    return "  ".join(left + right)
+    return "\n".join(
+        f"{a:{path}}  {b:{shape}}  {c:{dtype}}  {d:>{count}}  {e:>{memory}}"
+        for a, b, c, d, e in rows
+    )

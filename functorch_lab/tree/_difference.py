@@ -3,17 +3,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import optree
 from torch import Tensor
 
-from functorch_lab.types import NAMESPACE
-
-_DICTS = (dict, OrderedDict, defaultdict)
-Predicate = Callable[[Any], bool]
+from functorch_lab.tree._nodes import DICTS, children_of, is_hole, is_leaf
 
 
 class Difference(NamedTuple):
@@ -24,28 +19,13 @@ class Difference(NamedTuple):
     got: str
 
     def __str__(self) -> str:
-        where = self.path or "the root"
-        return f"at {where}: expected {self.expected}, got {self.got}"
+        return f"at {self.path or 'the root'}: expected {self.expected}, got {self.got}"
 
 
-def is_leaf(node: Any) -> bool:
-    return optree.tree_is_leaf(node, none_is_leaf=True, namespace=NAMESPACE)
+Compare = Callable[[str, Any, Any], Difference | None]
 
 
-def children_of(node: Any) -> list[tuple[str, Any]]:
-    """The children of a container with the last piece of their bracket path."""
-    flat = optree.tree_flatten_one_level(node, none_is_leaf=True, namespace=NAMESPACE)
-    children, entries = flat[0], flat[2]
-    if isinstance(node, dict):
-        names = [f"[{entry!r}]" for entry in entries]
-    elif optree.is_namedtuple(node):
-        names = [f".{field}" for field in type(node)._fields]
-    else:
-        names = [f".{e}" if isinstance(e, str) else f"[{e!r}]" for e in entries]
-    return list(zip(names, children, strict=True))
-
-
-def dtype_name(dtype: Any) -> str:
+def dtype_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
@@ -56,15 +36,15 @@ def describe_node(node: Any) -> str:
     if isinstance(node, Tensor):
         return f"a tensor {tuple(node.shape)}"
     if is_leaf(node):
-        return f"a leaf of type {type(node).__name__}"
-    if type(node) is tuple and not node:
+        return f"a {type(node).__name__}"
+    if is_hole(node):
         return "()"
     if isinstance(node, dict):
-        return f"a dict with keys {_listed(node)}"
+        return f"a {type(node).__name__} with keys {_listed(node)}"
     return f"a {type(node).__name__} of {len(children_of(node))}"
 
 
-def _listed(keys: Any) -> str:
+def _listed(keys: Iterable[Any]) -> str:
     return ", ".join(sorted(repr(key) for key in keys)) or "none"
 
 
@@ -78,14 +58,24 @@ def _different_keys(path: str, expected: Any, got: Any) -> Difference:
     )
 
 
+def _different_nodes(path: str, expected: Any, got: Any) -> Difference | None:
+    """Compares two nodes, at least one of them a container, without their children."""
+    both_dicts = type(expected) in DICTS and type(got) in DICTS
+    if both_dicts and set(expected) != set(got):
+        return _different_keys(path, expected, got)
+    same_kind = both_dicts or type(expected) is type(got)
+    if same_kind and len(children_of(expected)) == len(children_of(got)):
+        return None
+    return Difference(path, describe_node(expected), describe_node(got))
+
+
 def first_difference(
     expected: Any,
     got: Any,
-    *,
     path: str = "",
+    *,
     prefix: bool = False,
-    stop: Predicate = is_leaf,
-    compare: Callable[[str, Any, Any], Difference | None] | None = None,
+    compare: Compare | None = None,
 ) -> Difference | None:
     """The first difference in the order of leaves, or None.
 
@@ -94,24 +84,19 @@ def first_difference(
         got: the tree that is compared with it.
         path: bracket path of both in the whole.
         prefix: a leaf of `expected` may face a whole subtree of `got`.
-        stop: what is not looked into.
         compare: compares two leaves.
     """
-    if stop(expected) or stop(got):
-        if stop(expected) and (prefix or stop(got)):
-            return compare(path, expected, got) if compare else None
+    if is_leaf(expected) and (prefix or is_leaf(got)):
+        return compare(path, expected, got) if compare else None
+    if is_leaf(expected) or is_leaf(got):
         return Difference(path, describe_node(expected), describe_node(got))
-    both_dicts = type(expected) in _DICTS and type(got) in _DICTS
-    if both_dicts and set(expected) != set(got):
-        return _different_keys(path, expected, got)
-    if type(expected) is not type(got) and not both_dicts:
-        return Difference(path, describe_node(expected), describe_node(got))
-    first, second = children_of(expected), children_of(got)
-    if len(first) != len(second):
-        return Difference(path, describe_node(expected), describe_node(got))
-    for (name, a), (_, b) in zip(first, second, strict=True):
+    found = _different_nodes(path, expected, got)
+    if found is not None:
+        return found
+    for child, other in zip(children_of(expected), children_of(got), strict=True):
+        inner = path + child.bracket
         found = first_difference(
-            a, b, path=path + name, prefix=prefix, stop=stop, compare=compare
+            child.value, other.value, inner, prefix=prefix, compare=compare
         )
         if found is not None:
             return found

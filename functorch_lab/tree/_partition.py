@@ -3,39 +3,23 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable
 from typing import Any
 
-import optree
-import torch
-
-from functorch_lab.tree._difference import first_difference, is_leaf
-from functorch_lab.tree._flatten import (
+from functorch_lab.tree._difference import describe_node
+from functorch_lab.tree._flatten import checked
+from functorch_lab.tree._nodes import (
+    DICTS,
     Tree,
-    checked_flatten,
-    path_strings,
-    raw_flatten,
+    children_of,
+    is_hole,
+    is_leaf,
+    named_leaves,
+    rebuild,
 )
-from functorch_lab.tree._paths import dotted_strings, nearest
+from functorch_lab.tree._paths import matching
 
-HOLE = ()
-
-
-@torch.compiler.assume_constant_result
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern)
-
-
-def _matching(where: str, treedef: optree.PyTreeSpec, pattern: str) -> list[bool]:
-    names = dotted_strings(treedef)
-    chosen = [_matches(name, pattern) for name in names]
-    if not any(chosen):
-        raise ValueError(
-            f"tree.{where}: pattern: expected a glob over dotted paths, "
-            f"got {pattern!r}, which matches no leaf. {nearest(pattern, names)}"
-        )
-    return chosen
+_HOLE = ()
 
 
 def partition(
@@ -49,66 +33,67 @@ def partition(
         tree: the tree to split.
 
     Raises:
+        TypeError: the predicate is neither.
         ValueError: a pattern matches no leaf, or there is a `None` in the tree.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> params = {"w": torch.tensor(2.0), "b": torch.tensor(3.0)}
+        >>> tree.partition("w", params)
+        ({'w': tensor(2.), 'b': ()}, {'w': (), 'b': tensor(3.)})
     """
-    found, treedef = checked_flatten(tree, "partition")
+    found, treedef = checked(tree, "partition")
     if isinstance(predicate, str):
-        chosen = _matching("partition", treedef, predicate)
+        chosen = [match for match, _ in matching("partition", tree, predicate)]
+    elif callable(predicate):
+        chosen = [predicate(leaf.bracket, leaf.value) for leaf in named_leaves(tree)]
     else:
-        names = path_strings(treedef)
-        chosen = [predicate(n, leaf) for n, leaf in zip(names, found, strict=True)]
+        raise TypeError(
+            "tree.partition: predicate: expected predicate(path, leaf) or a pattern, "
+            f"got a {type(predicate).__name__}. Pass it first, then the tree."
+        )
     pairs = list(zip(chosen, found, strict=True))
-    kept = [leaf if keep else HOLE for keep, leaf in pairs]
-    rest = [HOLE if keep else leaf for keep, leaf in pairs]
-    return optree.tree_unflatten(treedef, kept), optree.tree_unflatten(treedef, rest)
-
-
-def _is_hole(node: Any) -> bool:
-    return type(node) is tuple and not node
-
-
-def _stop(node: Any) -> bool:
-    return _is_hole(node) or is_leaf(node)
+    kept = treedef.unflatten([leaf if keep else _HOLE for keep, leaf in pairs])
+    rest = treedef.unflatten([_HOLE if keep else leaf for keep, leaf in pairs])
+    return kept, rest
 
 
 def combine(kept: Tree, rest: Tree) -> Tree:
-    """Fills the holes `()` of `kept` with what `rest` has there: undoes `partition`.
+    """Fills each hole `()` of one tree with what the other has there.
+
+    `combine(*partition(predicate, tree))` is `tree`.
 
     Raises:
         ValueError: the structures differ, or both have a leaf at one path.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.combine([torch.tensor(2.0), ()], [(), torch.tensor(3.0)])
+        [tensor(2.), tensor(3.)]
     """
-    first, treedef = raw_flatten(kept, _is_hole)
-    second, other = raw_flatten(rest, _is_hole)
-    if path_strings(treedef) != path_strings(other):
-        difference = first_difference(kept, rest, stop=_stop)
+    return _merge(kept, rest, "")
+
+
+def _merge(kept: Tree, rest: Tree, path: str) -> Tree:
+    if is_hole(kept):
+        return rest
+    if is_hole(rest):
+        return kept
+    if not _same_kind(kept, rest):
         raise ValueError(
-            f"tree.combine: kept and rest differ {difference}. "
-            "Pass the two trees that partition returned."
+            f"tree.combine: kept and rest differ at {path or 'the root'}: expected a "
+            f"hole () in one of them, got {describe_node(kept)} and "
+            f"{describe_node(rest)}. Pass the two trees that partition returned."
         )
-    merged = []
-    for index, (a, b) in enumerate(zip(first, second, strict=True)):
-        if not _is_hole(a) and not _is_hole(b):
-            raise ValueError(
-                f"tree.combine: kept and rest: expected a hole () in one of them, "
-                f"got leaves in both at {path_strings(treedef)[index]}. "
-                "Pass the two trees that partition returned."
-            )
-        merged.append(b if _is_hole(a) else a)
-    return optree.tree_unflatten(treedef, merged)
+    pairs = zip(children_of(kept), children_of(rest), strict=True)
+    return rebuild(kept, [_merge(a.value, b.value, path + a.bracket) for a, b in pairs])
 
 
-def select(tree: Tree, pattern: str) -> dict[str, Any]:
-    """The leaves whose path matches a pattern, as a dict from bracket path to leaf.
-
-    The pattern is a shell glob over the whole dotted path, as torch's state_dict writes
-    it: in `encoder.*.weight`, `*` stands for any characters, dots too, `?` for
-    one character, `[01]` for one of those listed. Case counts.
-
-    Raises:
-        ValueError: the pattern matches no leaf; the nearest paths are listed.
-    """
-    found, treedef = checked_flatten(tree, "select")
-    chosen = _matching("select", treedef, pattern)
-    names = path_strings(treedef)
-    rows = zip(names, found, chosen, strict=True)
-    return {name: leaf for name, leaf, keep in rows if keep}
+def _same_kind(kept: Tree, rest: Tree) -> bool:
+    if is_leaf(kept) or is_leaf(rest):
+        return False
+    if type(kept) in DICTS and type(rest) in DICTS:
+        return set(kept) == set(rest)
+    return type(kept) is type(rest) and len(children_of(kept)) == len(children_of(rest))

@@ -5,86 +5,118 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import optree
 import torch
 from torch import Tensor
 
+from functorch_lab.tree._arithmetic import check_floating
 from functorch_lab.tree._compare import check_same_structure
-from functorch_lab.tree._difference import dtype_name
-from functorch_lab.tree._flatten import Tree, checked_flatten, path_strings
+from functorch_lab.tree._flatten import checked, columns_along
+from functorch_lab.tree._nodes import Tree, named_leaves
 
 
 def stack(trees: Sequence[Tree]) -> Tree:
-    """One tree whose leaves have a new leading axis over the given trees."""
-    if not isinstance(trees, (list, tuple)) or not trees:
+    """One tree whose leaves have a new leading axis over the given trees.
+
+    Raises:
+        TypeError: `trees` is not a list or tuple of trees.
+        ValueError: it is empty, or the trees differ in structure, shapes or dtypes.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.stack([{"w": torch.tensor(2.0)}, {"w": torch.tensor(3.0)}])
+        {'w': tensor([2., 3.])}
+    """
+    if not isinstance(trees, (list, tuple)):
+        raise TypeError(
+            f"tree.stack: trees: expected a list of trees, got a "
+            f"{type(trees).__name__}. Pass the trees in a list."
+        )
+    if not trees:
         raise ValueError(
-            f"tree.stack: trees: expected a list of at least one tree, got {trees!r}. "
+            "tree.stack: trees: expected at least one tree, got none. "
             "Pass the trees in a list."
         )
-    for index, other in enumerate(trees):
+    for index, other in enumerate(trees[1:], start=1):
         names = ("trees[0]", f"trees[{index}]")
         check_same_structure(trees[0], other, what="tree.stack", names=names)
-    columns = [checked_flatten(tree, "stack")[0] for tree in trees]
-    treedef = checked_flatten(trees[0], "stack")[1]
-    leaves = [torch.stack(group) for group in zip(*columns, strict=True)]
-    return optree.tree_unflatten(treedef, leaves)
+    found, treedef = checked(trees[0], "stack")
+    columns = columns_along("stack", trees[0], treedef, trees[1:])
+    groups = zip(found, *columns, strict=True)
+    return treedef.unflatten([torch.stack(group) for group in groups])
 
 
 def unstack(tree: Tree) -> list[Tree]:
-    """The list of trees along the leading axis: undoes `stack`."""
-    found, treedef = checked_flatten(tree, "unstack")
+    """The list of trees along the leading axis of every leaf: undoes `stack`.
+
+    Raises:
+        ValueError: there is no leaf, or the leading axes differ in length.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.unstack({"w": torch.tensor([2.0, 3.0])})
+        [{'w': tensor(2.)}, {'w': tensor(3.)}]
+    """
+    found, treedef = checked(tree, "unstack")
     if not found:
         raise ValueError(
             "tree.unstack: tree: expected at least one leaf, got none. "
-            "Its length cannot be known."
+            "Without leaves the number of trees is unknown."
         )
-    sizes = [leaf.shape[0] if leaf.ndim else None for leaf in found]
-    for index, length in enumerate(sizes):
-        if length is None or length != sizes[0]:
-            path = path_strings(treedef)[index] or "the root"
+    length = found[0].shape[0] if found[0].ndim else None
+    for index, leaf in enumerate(found):
+        if length is None or leaf.ndim == 0 or leaf.shape[0] != length:
+            path = named_leaves(tree)[index].bracket or "the root"
             raise ValueError(
-                f"tree.unstack: tree: expected a leading axis of {sizes[0]} at {path}, "
-                f"got {tuple(found[index].shape)}. Pass a tree that stack made."
+                "tree.unstack: tree: expected leaves with one common leading axis"
+                f"{'' if length is None else f' of {length}'}, "
+                f"got {tuple(leaf.shape)} at {path}. Pass a tree as stack returns it."
             )
-    columns = [leaf.unbind(0) for leaf in found]
-    return [
-        optree.tree_unflatten(treedef, list(row)) for row in zip(*columns, strict=True)
-    ]
+    rows = zip(*[leaf.unbind(0) for leaf in found], strict=True)
+    return [treedef.unflatten(row) for row in rows]
 
 
 def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
-    """All entries as one vector, and the function that makes a tree of such a vector.
+    """All entries as one vector, and the function that undoes it.
 
-    Leaves of several dtypes are promoted to a common one; `unravel` casts each back.
+    Returns:
+        The vector `(entries,)`, in the common dtype of the leaves, and
+        `unravel(vector)`, which gives each leaf its shape and its own dtype again. It
+        traces, also when it was made outside.
+
+    Raises:
+        ValueError: a leaf is no float: an integer would not survive the way there
+            and back.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> vector, unravel = tree.ravel({"w": torch.tensor([2.0, 3.0]),
+        ...                               "b": torch.tensor(5.0)})
+        >>> vector
+        tensor([5., 2., 3.])
+        >>> unravel(2 * vector)
+        {'w': tensor([4., 6.]), 'b': tensor(10.)}
     """
-    found, treedef = checked_flatten(tree, "ravel")
-    for index, leaf in enumerate(found):
-        if not (leaf.is_floating_point() or leaf.is_complex()):
-            path = path_strings(treedef)[index] or "the root"
-            raise ValueError(
-                f"tree.ravel: tree: expected floating leaves, got "
-                f"{dtype_name(leaf.dtype)} at {path}. Partition the others away."
-            )
+    found = check_floating("ravel", tree)
+    treedef = checked(tree, "ravel")[1].kept()
     dtype = found[0].dtype if found else torch.get_default_dtype()
     for leaf in found:
         dtype = torch.promote_types(dtype, leaf.dtype)
     shapes = [leaf.shape for leaf in found]
     dtypes = [leaf.dtype for leaf in found]
     sizes = [leaf.numel() for leaf in found]
-    parts = [leaf.reshape(-1).to(dtype) for leaf in found]
-    vector = torch.cat(parts) if parts else torch.zeros(0)
 
     def unravel(vector: Tensor) -> Tree:
         if vector.shape != (sum(sizes),):
             raise ValueError(
-                f"tree.ravel.unravel: vector: expected ({sum(sizes)},), "
+                f"tree.ravel: vector: expected ({sum(sizes)},), "
                 f"got {tuple(vector.shape)}. Pass a vector as ravel returned it."
             )
         pieces = vector.split(sizes) if sizes else ()
-        leaves = [
-            piece.reshape(shape).to(leaf_dtype)
-            for piece, shape, leaf_dtype in zip(pieces, shapes, dtypes, strict=True)
-        ]
-        return optree.tree_unflatten(treedef, leaves)
+        rows = zip(pieces, shapes, dtypes, strict=True)
+        return treedef.unflatten([p.reshape(shape).to(kind) for p, shape, kind in rows])
 
-    return vector, unravel
+    parts = [leaf.reshape(-1).to(dtype) for leaf in found]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=dtype), unravel
