@@ -78,7 +78,7 @@ def test_tutorial_shows_what_happens(page: Path) -> None:
 
 
 @cache
-def collected_examples() -> set[str]:
+def collected_examples() -> set[str | None]:
     """Docstrings whose examples doctest collects, in any file of the package."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     return {
