@@ -6,7 +6,7 @@ Two trees must agree in structure and shapes; nothing broadcasts between leaves.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import torch
 from torch import Tensor
@@ -113,17 +113,13 @@ def vdot(a: Tree, b: Tree) -> Tensor:
     paired_leaves("vdot", a, b)
     pairs = zip(check_floating("vdot", a), check_floating("vdot", b), strict=True)
     parts = [_leaf_vdot(x, y) for x, y in pairs]
-    return _total(parts)
+    return functools.reduce(torch.add, parts) if parts else torch.zeros(())
 
 
 def _leaf_vdot(x: Tensor, y: Tensor) -> Tensor:
     dtype = accumulator_dtype(x, y)
     left = x.conj() if x.is_complex() else x
     return (left.to(dtype) * y.to(dtype)).sum()
-
-
-def _total(parts: list[Any]) -> Tensor:
-    return sum(parts[1:], start=parts[0]) if parts else torch.zeros(())
 
 
 def norm(tree: Tree) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any, TypeVar, dataclass_transform
 
 import optree.dataclasses
@@ -14,27 +15,60 @@ from functorch_lab.types import NAMESPACE
 T = TypeVar("T")
 
 
-def _replace(self: Any, **changes: Any) -> Any:
-    """A copy with these fields changed."""
-    return dataclasses.replace(self, **changes)
-
-
 @dataclass_transform(frozen_default=True)
 def dataclass(cls: type[T]) -> type[T]:
     """Makes a class a frozen dataclass whose fields are the children of a tree node.
 
-    `grad`, `vmap`, `torch.compile` and every function of `tree` look into it.
-    Instances have `.replace(**changes)`.
+    The leaves come in the order of the fields. `grad`, `vmap`, `torch.compile` and all
+    functions of `tree` look into it. Instances get `.replace(**changes)`, which returns
+    a changed copy; `dataclasses.replace` does the same and is known to type checkers.
+
+    Raises:
+        TypeError: it is not a class, or it defines `replace` itself.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> @tree.dataclass
+        ... class State:
+        ...     step: torch.Tensor
+        ...     momentum: torch.Tensor
+        >>> state = State(step=torch.tensor(2), momentum=torch.tensor(0.5))
+        >>> tree.map(lambda x: 3 * x, state)
+        State(step=tensor(6), momentum=tensor(1.5000))
+        >>> state.replace(step=state.step + 1).step
+        tensor(3)
     """
+    if not inspect.isclass(cls):
+        raise TypeError(
+            f"tree.dataclass: cls: expected a class, got a {type(cls).__name__}. "
+            "Write @tree.dataclass above a class, without arguments."
+        )
+    if "replace" in cls.__dict__ or "replace" in inspect.get_annotations(cls):
+        raise TypeError(
+            f"tree.dataclass: {cls.__name__}: expected no attribute of the name replace, "
+            "got one. The decorator adds replace(**changes): rename yours."
+        )
     cls = optree.dataclasses.dataclass(cls, frozen=True, namespace=NAMESPACE)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
     def flatten(node: Any) -> tuple[list[Any], None]:
         return [getattr(node, name) for name in names], None
 
+    def flatten_with_keys(node: Any) -> tuple[list[tuple[Any, Any]], None]:
+        children, _ = flatten(node)
+        return list(zip(map(_pytree.GetAttrKey, names), children, strict=True)), None
+
     def unflatten(children: Any, _: None) -> Any:
         return cls(*children)
 
-    _pytree.register_pytree_node(cls, flatten, unflatten)
+    _pytree.register_pytree_node(
+        cls, flatten, unflatten, flatten_with_keys_fn=flatten_with_keys
+    )
     cls.replace = _replace  # type: ignore[attr-defined]
     return cls
+
+
+def _replace(self: Any, **changes: Any) -> Any:
+    """A copy with these fields changed."""
+    return dataclasses.replace(self, **changes)

@@ -8,15 +8,17 @@ import fnmatch
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-
 from functorch_lab.tree._flatten import checked, columns_along
 from functorch_lab.tree._nodes import Child, Tree, named_leaves
 
 
-@torch.compiler.assume_constant_result
 def _matches(name: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(name, pattern)
+
+
+# What torch.compiler.assume_constant_result does, which first imports torch._dynamo
+# (seconds): Dynamo runs this function instead of tracing it.
+_matches._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def nearest(path: str, known: Iterable[str]) -> str:
