@@ -46,8 +46,8 @@ def dataclass(cls: type[T]) -> type[T]:
         )
     if "replace" in cls.__dict__ or "replace" in inspect.get_annotations(cls):
         raise TypeError(
-            f"tree.dataclass: {cls.__name__}: expected no attribute of the name replace, "
-            "got one. The decorator adds replace(**changes): rename yours."
+            f"tree.dataclass: {cls.__name__}: expected no attribute named replace, got "
+            "one. The decorator adds replace(**changes): rename yours."
         )
     cls = optree.dataclasses.dataclass(cls, frozen=True, namespace=NAMESPACE)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]

@@ -69,7 +69,9 @@ class Structure:
         return Structure(self._spec, self.unflatten([_STAR] * self.num_leaves))
 
     def _eager_spec(self) -> optree.PyTreeSpec:
-        return self._spec or open_tree(self._template)[1]._eager_spec()
+        if self._spec is None:  # made while tracing
+            return open_tree(self._template)[1]._eager_spec()
+        return self._spec
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Structure):

@@ -65,7 +65,7 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
         tensor(31.)
         >>> dot(torch.ones(2), torch.ones(3))
         Traceback (most recent call last):
-        ValueError: dot: b: expected Float[Tensor, 'n'] with n = 2, got float32 (3,). Check its axes.
+        ValueError: ...dot: b: expected Float[Tensor, 'n'] with n = 2, got float32 (3,). Check its axes.
     """  # noqa: E501
     checker: _Checker | None = None
 
