@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One abstract run of a function: shapes without numbers.
+
+It raises the function's own errors before anything is compiled, sees what the compiler
+would silently change, and tells the structure and the aliasing of the results.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from functorch_lab.transforms._flat import flatten, map_tensors, name_of, unflatten
+
+
+class _State(threading.local):
+    running = False
+
+
+_state = _State()
+
+
+def is_running() -> bool:
+    """Whether this thread is in an abstract run."""
+    return _state.running
+
+
+def run(
+    where: str, fn: Callable[..., Any], call: Callable[..., Any], leaves: Sequence[Any]
+) -> tuple[list[Any], list[Any], Any]:
+    """The abstract leaves that went into `call(*leaves)`, its results, its structure.
+
+    Raises:
+        RuntimeError: the function needs a tensor's value, or uses a custom
+            `autograd.Function` where the compiler would drop its backward.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    memo: dict[int, Tensor] = {}
+
+    def fake(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if id(leaf) not in memo:
+            memo[id(leaf)] = mode.from_tensor(leaf, static_shapes=True)
+        return memo[id(leaf)]
+
+    inputs = [fake(leaf) for leaf in leaves]
+    random_at: dict[str, str] = {}
+    previous, _state.running = _state.running, True
+    try:
+        with mode, _RandomCalls(random_at), _CustomFunctions(where, fn):
+            result = call(*inputs)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise RuntimeError(_needs_value(where, fn, error)) from None
+    finally:
+        _state.running = previous
+    for operation, place in random_at.items():
+        warnings.warn(
+            f"{where}: {name_of(fn)}: {place}: {operation} draws from torch's global "
+            "generator, so compiled and eager results differ and repeat with no key. "
+            "Pass a key and draw with functorch_lab.random.",
+            UserWarning,
+            stacklevel=5,
+        )
+    results, spec = flatten(result)
+    return inputs, results, spec
+
+
+def eval_shape(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The shapes and dtypes of a function's result, without computing it.
+
+    Args:
+        fn: a pure function.
+        *args: its arguments; tensors may be on the meta device.
+        **kwargs: its keyword arguments.
+
+    Returns:
+        The result's tree, its tensors on the meta device: a shape, a dtype, no memory.
+
+    Raises:
+        RuntimeError: the function needs a tensor's value.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> fl.eval_shape(lambda a, b: a @ b, torch.ones(2, 3), torch.ones(3, 5)).shape
+        torch.Size([2, 5])
+
+    Source: the semantics of `jax.eval_shape`.
+    """
+    leaves, spec = flatten((args, kwargs))
+
+    def call(*found: Any) -> Any:
+        call_args, call_kwargs = unflatten(spec, found)
+        return fn(*call_args, **call_kwargs)
+
+    _, results, out_spec = run("eval_shape", fn, call, leaves)
+    tree = unflatten(out_spec, results)
+    return map_tensors(
+        lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"),
+        tree,
+    )
+
+
+class _RandomCalls(TorchDispatchMode):
+    """Notes each operation that draws from a generator, with the user's line."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.found.setdefault(func.overloadpacket.__name__, user_line())
+        return func(*args, **(kwargs or {}))
+
+
+class _CustomFunctions(TorchFunctionMode):
+    """Refuses an `autograd.Function` that Dynamo would inline and re-differentiate."""
+
+    def __init__(self, where: str, fn: Callable[..., Any]) -> None:
+        super().__init__()
+        self.where, self.fn = where, fn
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        if func is torch._functorch.autograd_function.custom_function_call:
+            if not _kept_in_graph():
+                raise RuntimeError(
+                    f"{self.where}: {name_of(self.fn)}: {user_line()}: "
+                    f"{args[0].__name__} is a torch.autograd.Function inside vmap or a "
+                    "nested gradient, where the compiler would drop its backward. "
+                    "Write the gradient as a surrogate with stop_gradient, call it "
+                    "through torch.compiler.allow_in_graph, or take the gradient "
+                    "outside vmap."
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _kept_in_graph() -> bool:
+    """Whether a caller on the stack is registered with `allow_in_graph`."""
+    from torch._dynamo import trace_rules
+
+    kept = {
+        *trace_rules._allowed_callable_ids.function_ids,
+        *trace_rules._nonstrict_trace_callable_ids.function_ids,
+    }
+    if not kept:
+        return False
+    return any(
+        id(owner) in kept
+        for frame, _ in traceback.walk_stack(None)
+        for owner in gc.get_referrers(frame.f_code)
+    )
+
+
+# Files between the user's line and the operation that are not the user's.
+_LIBRARIES = tuple(
+    str(Path(module.__file__).parent)
+    for module in (torch, optree)
+    if module.__file__ is not None
+) + (str(Path(__file__).parent.parent), "<frozen", "<string")
+
+
+def is_library(filename: str) -> bool:
+    return filename.startswith(_LIBRARIES)
+
+
+def user_line() -> str:
+    """`file.py:12`, the innermost line on the stack that is not a library's."""
+    frame: FrameType
+    for frame, line in traceback.walk_stack(None):
+        if not is_library(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{line}"
+    return "an unknown line"
+
+
+def _needs_value(where: str, fn: Callable[..., Any], error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not is_library(frame.filename)]
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own else "an unknown line"
+    code = f" `{own[-1].line}`" if own and own[-1].line else ""
+    if isinstance(error, DynamicOutputShapeException):
+        return (
+            f"{where}: {name_of(fn)}: {place}:{code} makes a tensor whose shape depends "
+            "on values, but shapes are fixed when a function is traced. Use torch.where "
+            "or a mask of fixed shape."
+        )
+    return (
+        f"{where}: {name_of(fn)}: {place}:{code} needs the value of a tensor, but "
+        "tensors have no values while a function is traced. Use torch.where in place "
+        "of if, keep numbers as tensors in place of .item(), or pass the argument in "
+        "static_argnums."
+    )
+
+
+def storage_of(leaf: Any) -> int | None:
+    """Identity of an abstract tensor's memory."""
+    return leaf.untyped_storage()._cdata if isinstance(leaf, Tensor) else None
+
+
+__all__ = ["FakeTensor", "eval_shape", "is_library", "is_running", "run", "user_line"]

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Donation: an argument's memory is reused by a result, and the argument is void.
+
+The compiled function writes the new values into the old memory. The results are new
+tensors on that memory; the old tensors change their class to one that raises at any
+use, so that a stale name is an error and never a silent new value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from optree import PyTreeSpec
+from torch import Tensor
+
+from functorch_lab.transforms._abstract import storage_of
+from functorch_lab.transforms._flat import kind_of
+
+
+class Donated(Tensor):
+    """A tensor whose memory was given away."""
+
+    message = "donated"
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001
+        kinds = [kind for kind in types if issubclass(kind, Donated)]
+        raise RuntimeError(kinds[0].message if kinds else cls.message)
+
+
+def void_type(name: str, path: str) -> type[Donated]:
+    """The class of the donated tensors that stood at `path` among the arguments."""
+    message = (
+        f"jit: {path} was donated to {name}, and its memory is reused: expected a tensor"
+        f" that is still valid. Use what {name} returned, or pass a tree.copy of it."
+    )
+    return type("Donated", (Donated,), {"message": message})
+
+
+class Reuse(NamedTuple):
+    """Which result takes the memory of which donated leaf, in one traced signature."""
+
+    written: tuple[tuple[int, int], ...]  # positions: (leaf of arguments, of results)
+
+
+def plan(
+    groups: Sequence[tuple[PyTreeSpec, Sequence[int]]],
+    inputs: Sequence[Any],
+    results: Sequence[Any],
+    spec: PyTreeSpec,
+) -> tuple[Reuse, list[int]]:
+    """Matches donated arguments with subtrees of the result of equal structure.
+
+    Args:
+        groups: for each donated argument its structure and the positions of its leaves.
+        inputs: abstract leaves of the arguments.
+        results: abstract leaves of the result.
+        spec: structure of the result.
+
+    Returns:
+        The plan, and the numbers of the groups that found no match.
+    """
+    subtrees = _subtrees(spec, 0)
+    taken: set[int] = set()
+    pairs: list[tuple[int, int]] = []
+    unmatched: list[int] = []
+    for number, (group_spec, positions) in enumerate(groups):
+        for subtree_spec, start in subtrees:
+            span = range(start, start + len(positions))
+            if (
+                subtree_spec == group_spec
+                and not taken.intersection(span)
+                and all(
+                    _same_kind(inputs[i], results[j])
+                    for i, j in zip(positions, span, strict=True)
+                )
+            ):
+                taken.update(span)
+                pairs.extend(zip(positions, span, strict=True))
+                break
+        else:
+            if positions:
+                unmatched.append(number)
+    # Memory that a result still shows (returned as it came, or a view) stays as it is.
+    exposed = {storage_of(leaf) for leaf in results}
+    written = tuple((i, j) for i, j in pairs if storage_of(inputs[i]) not in exposed)
+    return Reuse(written), unmatched
+
+
+def _subtrees(spec: PyTreeSpec, start: int) -> list[tuple[PyTreeSpec, int]]:
+    """Every subtree with the position of its first leaf, outer ones first."""
+    found = [(spec, start)]
+    for child in spec.children():
+        found.extend(_subtrees(child, start))
+        start += child.num_leaves
+    return found
+
+
+def _same_kind(a: Any, b: Any) -> bool:
+    return (
+        isinstance(b, Tensor)
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and a.device == b.device
+        and a.layout == b.layout
+    )
+
+
+def claim(leaf: Tensor) -> Tensor:
+    """The leaf to write into: itself, or a copy where its memory is not its alone."""
+    if leaf.requires_grad:
+        leaf = leaf.detach()
+        return leaf.clone()
+    # Two holders are the tensor and the storage object made here to ask.
+    storage = leaf.untyped_storage()
+    if torch._C._storage_Use_Count(storage._cdata) > 2:
+        return leaf.clone()
+    return leaf
+
+
+def check_distinct(
+    name: str, leaves: Sequence[Any], donated: Sequence[int], path: Any
+) -> None:
+    """Refuses a donated tensor that is also another argument.
+
+    Raises:
+        ValueError: one tensor stands at two places, one of them donated.
+    """
+    if len({id(leaf) for leaf in leaves}) == len(leaves):
+        return
+    for i in donated:
+        for j, other in enumerate(leaves):
+            if j != i and other is leaves[i]:
+                raise ValueError(
+                    f"jit: {name}: {path(i)} and {path(j)} are one tensor: expected a "
+                    f"donated tensor at one place only, got {kind_of(other)} twice. "
+                    "Pass a tree.copy of one of them."
+                )

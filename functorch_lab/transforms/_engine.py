@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two gradient engines, and which of them a call gets.
+
+At the outermost level a gradient is `torch.autograd.grad` on detached leaves: it is
+faster, and inside a compiled region it keeps the backward of a user's
+`torch.autograd.Function`, which Dynamo drops under `torch.func`. Inside another
+transform it is `torch.func`, which nests. Measured in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functorch_lab.transforms._flat import flatten, map_tensors, unflatten
+
+# `call(variables)` is the user's function of the differentiated leaves: (value, aux).
+Call = Callable[[list[Tensor]], tuple[Tensor, Any]]
+
+
+class _Level(threading.local):
+    depth = 0
+
+
+_level = _Level()
+
+
+def is_outermost() -> bool:
+    """Whether no other differentiation or vmap is under way around this one."""
+    return _level.depth == 0 and not torch._C._are_functorch_transforms_active()
+
+
+def inside_gradient() -> bool:
+    """Whether an outermost gradient is being taken around this call."""
+    return _level.depth > 0
+
+
+def entered(leaves: list[Tensor]) -> list[Tensor]:
+    """Inputs without a graph where nothing around this call differentiates them."""
+    return [leaf.detach() for leaf in leaves] if is_outermost() else leaves
+
+
+def value_and_gradients(
+    call: Call, primals: list[Tensor]
+) -> tuple[Tensor, Any, list[Tensor]]:
+    """`(value, aux, gradients)` of `call`, by the engine that fits here."""
+    return _outer(call, primals) if is_outermost() else _inner(call, primals)
+
+
+def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:
+    variables = [leaf.detach().requires_grad_() for leaf in primals]
+    _level.depth += 1
+    try:
+        with torch.enable_grad():
+            value, aux = call(variables)
+            if value.requires_grad and variables:
+                gradients = list(
+                    torch.autograd.grad(
+                        value, variables, allow_unused=True, materialize_grads=True
+                    )
+                )
+            else:
+                gradients = [torch.zeros_like(leaf) for leaf in primals]
+    finally:
+        _level.depth -= 1
+    return value.detach(), map_tensors(torch.Tensor.detach, aux), gradients
+
+
+def _inner(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:
+    aux_spec: Any = None
+    constants: list[Any] = []
+
+    # torch.func flattens by its own rules and takes tensors only, so aux crosses its
+    # boundary as a list of tensors.
+    def flat_call(variables: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        nonlocal aux_spec, constants
+        value, aux = call(variables)
+        aux_leaves, aux_spec = flatten(aux)
+        constants = [None if isinstance(x, Tensor) else x for x in aux_leaves]
+        return value, [x for x in aux_leaves if isinstance(x, Tensor)]
+
+    gradients, (value, tensors) = torch.func.grad_and_value(flat_call, has_aux=True)(
+        primals
+    )
+    rest = iter(tensors)
+    merged = [next(rest) if constant is None else constant for constant in constants]
+    return value, unflatten(aux_spec, merged), list(gradients)
