@@ -81,12 +81,12 @@ def digits(
             "data.digits: expected scikit-learn, which carries the images, got no such "
             "module. Install it with: pip install 'functorch-lab[lab]'"
         ) from error
-    bunch = load_digits()
+    pixels, labels = load_digits(return_X_y=True)
     fractions = (1 - _TEST - validation, validation, _TEST)
     # The split is made on the CPU, whatever the default, to be the same everywhere.
     with torch.device("cpu"):
-        x = torch.tensor(bunch.data, dtype=torch.get_default_dtype())
-        y = torch.tensor(bunch.target, dtype=torch.int64)
+        x = torch.tensor(pixels, dtype=torch.get_default_dtype())
+        y = torch.tensor(labels, dtype=torch.int64)
         x = x.reshape(-1, 1, 8, 8) if images else x
         key = random.key(0) if key is None else key.cpu()
         parts = split(key, (x, y), [f for f in fractions if f])

@@ -23,18 +23,19 @@ class _LoaderBatches:
     device: torch.device | None
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        first, ragged = None, None
+        first: tuple[Any, int] | None = None
+        ragged: tuple[int, int] | None = None
         for number, item in enumerate(self.loader):
             batch = as_batch(item)
             size = length(batch, where=_WHERE, argument=f"batch {number}")
+            if first is None:
+                first = batch, size
             if ragged is not None:
                 raise ValueError(
                     f"{_WHERE}: batch {ragged[0]}: expected {first[1]} samples in "
                     f"every batch but the last, got {ragged[1]}. Use a sampler with a "
                     "constant batch size."
                 )
-            if first is None:
-                first = batch, size
             _check_alike(first[0], batch, number)
             if size < first[1]:
                 ragged = number, size

@@ -12,15 +12,15 @@ from functorch_lab import data, random
 
 
 def test_the_parts_are_the_images_of_scikit_learn() -> None:
-    bunch = load_digits()
+    pixels, labels = load_digits(return_X_y=True)
     splits = data.digits(standardize=False)
     x = torch.cat([splits.train[0], splits.test[0]])
     y = torch.cat([splits.train[1], splits.test[1]])
     assert len(x) == 1797
     assert len(splits.validation[0]) == len(splits.validation[1]) == 0
-    want = sorted((*row, label) for row, label in zip(bunch.data, bunch.target))
-    got = sorted((*row, label) for row, label in zip(x.tolist(), y.tolist()))
-    assert got == want
+    got = torch.cat([x.long(), y[:, None]], dim=1).tolist()
+    want = [[*map(int, row), int(i)] for row, i in zip(pixels, labels, strict=True)]
+    assert sorted(got) == sorted(want)
 
 
 def test_types_and_shapes() -> None:

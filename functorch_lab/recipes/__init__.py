@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Complete training scripts, each a file to read and to copy."""
+
+from functorch_lab.recipes import digits
+
+__all__ = ["digits"]

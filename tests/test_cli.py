@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command: what it prints, how it fails, and with which status."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import functorch_lab
+from functorch_lab import cli
+from functorch_lab.recipes import digits
+
+COMMAND = [sys.executable, "-m", "functorch_lab.cli"]
+ERROR = "functorch-lab: error: "
+
+
+def shell(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"NO_COLOR": "1"} | env,
+    )
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line that ends a call with status 2."""
+    assert cli.main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(ERROR)
+    return lines[0].removeprefix(ERROR)
+
+
+def test_trains_and_tests() -> None:
+    done = shell("train", "digits", "--epochs", "2", "--no-compile")
+    assert done.returncode == 0, done.stderr
+    assert "mlp on digits, 2 epochs, on " in done.stdout
+    assert "not compiled" in done.stdout
+    assert "test accuracy 0.9" in done.stdout
+    matrix = done.stdout.split("predicted)\n")[1].split("\n\n")[0].splitlines()
+    counts = [row.replace(".", "0").split() for row in matrix]
+    assert counts[0] == [str(i) for i in range(10)]
+    assert [row[0] for row in counts[1:]] == counts[0]
+    assert sum(int(n) for row in counts[1:] for n in row[1:]) == 359
+    assert "22 steps in" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("epoch 2/2  loss ")
+
+
+def test_trains_compiled_with_every_option() -> None:
+    argv = "train digits --epochs 1 --batch-size 64 --lr 0.002 --seed 3 --device cpu"
+    done = shell(*argv.split(), "--model", "mlp")
+    assert done.returncode == 0, done.stderr
+    assert "mlp on digits, 1 epochs, on cpu, compiled" in done.stdout
+    assert "22 steps in" in done.stdout
+
+
+def test_prints_its_version() -> None:
+    done = shell("--version")
+    assert done.returncode == 0
+    assert done.stdout == f"functorch-lab {functorch_lab.__version__}\n"
+
+
+def test_a_mistake_is_one_line_without_traceback() -> None:
+    done = shell("train", "digits", "--lr", "nan")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"{ERROR}recipes.digits: lr: expected a finite number > 0, got nan. "
+        "Give e.g. 0.003.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        ("train digitz", "dataset: expected one of digits, got digitz. Did you mean"),
+        ("train mnist", "dataset: expected one of digits, got mnist. Choose one"),
+        ("trian digits", "got trian. Did you mean train?"),
+        ("train digits --model cnm", "expected one of mlp, cnn, got cnm. Did you mean"),
+        ("train digits --device tpu", "device: expected one of auto, cpu, mps, cuda"),
+        ("train digits --lr -1", "lr: expected a finite number > 0, got -1.0"),
+        ("train digits --batch-size 0", "batch_size: expected at least 1, got 0"),
+        (
+            "train digits --batch-size 1500",
+            "expected 1 .. 1438 (the number of samples)",
+        ),
+        ("train digits --epochs 0", "epochs: expected at least 1, got 0"),
+        ("train digits --epochs two", "--epochs: invalid literal for int()"),
+        ("train digits --learning-rate 1", "--learning-rate"),
+        ("train", "Missing from functorch-lab train"),
+    ],
+)
+def test_names_the_mistake(
+    argv: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert text in refused(capsys, *argv.split())
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_names_a_device_that_is_not_there(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if getattr(torch, "cuda" if device == "cuda" else "mps").is_available():
+        pytest.skip(f"there is {device}")
+    text = refused(capsys, "train", "digits", "--device", device)
+    assert "device: expected one that is present (" in text
+    assert f"got {device}. Give auto" in text
+
+
+@pytest.mark.parametrize("module", ["tyro", "sklearn.datasets"])
+def test_says_how_to_get_what_is_missing(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    text = refused(capsys, "train", "digits", "--no-compile")
+    assert text.endswith("pip install 'functorch-lab[lab]'")
+
+
+def test_a_run_that_diverges_ends_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["train", "digits", "--lr", "1e38", "--no-compile"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"{ERROR}train.fit: loss: expected finite values, got ")
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(config: object) -> None:
+        raise ValueError("some inner thing")
+
+    monkeypatch.setattr(digits, "train", broken)
+    with pytest.raises(ValueError, match="some inner thing"):
+        cli.main(["train", "digits"])
+
+
+def test_alone_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    alone = capsys.readouterr().out
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == alone
+    assert "train" in alone
+    assert "doctor" in alone
+    assert "--version" in alone
+    assert cli.main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("model", "epochs", "batch-size", "lr", "seed", "device", "no-compile"):
+        assert f"--{name}" in shown
+
+
+def test_doctor_says_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = cli._version
+    monkeypatch.setattr(cli, "_version", lambda n: None if n == "rich" else found(n))
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"torch         {torch.__version__}" in out
+    assert "missing: rich. Run: pip install 'functorch-lab[lab]'" in out
+    assert "\ndevices\n  cpu\n" in out
+    assert "\n  works: first call " in out
+
+
+def test_doctor_says_that_the_compiler_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(fn: object) -> object:
+        raise RuntimeError("no compiler\nfound")
+
+    monkeypatch.setattr(cli, "jit", failing)
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "fails: no compiler found. Install a C++ compiler" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
+def test_ctrl_c_ends_with_a_line() -> None:
+    argv = [*COMMAND, "train", "digits", "--epochs", "100000", "--no-compile"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        assert b"mlp on digits" in run.stdout.readline()
+        time.sleep(1)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err.decode().splitlines()[-1] == "functorch-lab: interrupted"
+
+
+def test_importing_it_is_light() -> None:
+    code = "import functorch_lab.cli, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"tyro", "rich", "sklearn", "torch._dynamo"} & set(done.stdout.split())

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: what it counts, where it goes on, when it stops."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from functorch_lab import data, optim, random, train, tree
+from functorch_lab.train import TrainState
+
+
+def plain_step(state: TrainState, x: Tensor) -> tuple[TrainState, dict[str, Tensor]]:
+    """Gradient descent on w x; the loss is x[0], so that tests choose it."""
+    params = state.params - 0.1 * x.mean()
+    logs = {"loss": x[0].clone(), "all": x}
+    return replace(state, step=state.step + 1, params=params), logs
+
+
+def start(seed: int = 0) -> TrainState:
+    return train.init(torch.tensor(1.5), optim.sgd(lr=0.1), key=random.key(seed))
+
+
+def given(*losses: float) -> list[tuple[Tensor]]:
+    return [(torch.tensor([loss, 2.0]),) for loss in losses]
+
+
+def fit(*args: Any, **options: Any) -> tuple[TrainState, train.History]:
+    return train.fit(plain_step, *args, **({"progress": False} | options))
+
+
+def test_history_has_every_step_and_every_epoch() -> None:
+    state, history = fit(start(), given(2.0, 3.0, 7.0), epochs=2)
+    assert int(state.step) == 6
+    assert history.logs["loss"].tolist() == [2.0, 3.0, 7.0] * 2
+    assert history.logs["all"] == ()  # only scalars are kept
+    assert [row["epoch"] for row in history.epochs] == [1, 2]
+    assert [row["step"] for row in history.epochs] == [3, 6]
+    assert [row["loss"] for row in history.epochs] == [4.0, 4.0]
+    assert 0 <= history.epochs[0]["seconds"] <= history.epochs[1]["seconds"]
+
+
+def test_counts_steps_over_epochs() -> None:
+    state, history = fit(start(), given(2.0, 3.0, 7.0), steps=5)
+    assert int(state.step) == 5
+    assert history.logs["loss"].tolist() == [2.0, 3.0, 7.0, 2.0, 3.0]
+    assert [row["loss"] for row in history.epochs] == [4.0, 2.5]
+
+
+def test_evaluates_and_calls_back_after_each_epoch() -> None:
+    seen: list[tuple[int, dict[str, Any]]] = []
+
+    def callback(state: TrainState, row: dict[str, Any]) -> bool:
+        seen.append((int(state.step), row))
+        return row["accuracy"] >= 4
+
+    _, history = fit(
+        start(),
+        given(2.0, 3.0),
+        epochs=9,
+        evaluate=lambda state: {"accuracy": int(state.step)},
+        callbacks=[callback],
+    )
+    assert [row["accuracy"] for row in history.epochs] == [2, 4]
+    assert [step for step, _ in seen] == [2, 4]
+    assert seen[1][1] is history.epochs[1]
+
+
+ROWS = torch.linspace(0.5, 4.5, 11)
+
+
+def keyed(key: Tensor) -> data.Batches:
+    return data.batches(key, ROWS, 3)
+
+
+@pytest.mark.parametrize("cuts", [[6], [4, 2], [1, 4, 1], [5, 1]])
+def test_pieces_end_in_the_same_bits_as_the_whole(cuts: list[int]) -> None:
+    whole, history = fit(start(), keyed, steps=6)
+    state, losses = start(), []
+    for steps in cuts:
+        state, part = fit(tree.copy(state), keyed, steps=steps)
+        losses += part.logs["loss"].tolist()
+    assert losses == history.logs["loss"].tolist()
+    assert tree.equal(state, whole)
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    _, history = fit(start(), keyed, epochs=2)
+    _, other = fit(start(seed=7), keyed, epochs=1)
+    losses = history.logs["loss"].tolist()
+    assert losses[:3] != losses[3:]
+    assert losses[:3] != other.logs["loss"].tolist()
+
+
+@pytest.mark.parametrize("bad", [1, 2, 150, 200])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_stops_at_the_first_loss_that_is_not_finite(bad: int, value: float) -> None:
+    losses = [2.0 + i for i in range(230)]
+    losses[bad - 1 :] = [value] * (230 - bad + 1)
+    before = (
+        "no finite loss before"
+        if bad == 1
+        else rf"last finite loss was {bad} at step {bad - 1}"
+    )
+    text = rf"expected finite values, got {value} at step {bad}; .*{before}.*Lower lr"
+    taken: list[int] = []
+
+    def step(state: TrainState, x: Tensor) -> Any:
+        taken.append(1)
+        return plain_step(state, x)
+
+    with pytest.raises(FloatingPointError, match=text):
+        train.fit(step, start(), given(*losses), epochs=1, progress=False)
+    assert len(taken) < 230 or bad > 200  # it did not go on to the end
+
+
+def test_the_bad_step_is_numbered_in_the_whole_run() -> None:
+    state, _ = fit(start(), given(2.0, 3.0), epochs=2)
+    with pytest.raises(FloatingPointError, match=r"got nan at step 6; .*3 at step 5"):
+        fit(state, given(3.0, math.nan), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "text"),
+    [
+        ({}, ValueError, "expected exactly one of them, got epochs = None"),
+        ({"epochs": 2, "steps": 3}, ValueError, "epochs = 2 and steps = 3"),
+        ({"epochs": 0}, ValueError, "epochs: expected at least 1, got 0"),
+        ({"steps": -3}, ValueError, "steps: expected at least 1, got -3"),
+        ({"epochs": 2.5}, TypeError, "epochs: expected an int, got 2.5"),
+    ],
+)
+def test_refuses_lengths(options: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match="train.fit: .*" + text):
+        fit(start(), given(2.0), **options)
+
+
+def test_refuses_data_and_steps() -> None:
+    with pytest.raises(ValueError, match="at least one batch per epoch, got none aft"):
+        fit(start(), [], epochs=1)
+    with pytest.raises(ValueError, match=r"got none after step 1.*iterated again"):
+        fit(start(), iter(given(2.0)), epochs=2)
+    for loss in (2.0, torch.tensor([2.0, 3.0])):
+        with pytest.raises(
+            TypeError, match=r"a tensor of shape \(\) in logs\[.loss.\]"
+        ):
+            train.fit(
+                lambda state, x, loss=loss: (state, {"loss": loss}),
+                start(),
+                given(2.0),
+                epochs=1,
+                progress=False,
+            )
+
+
+def test_progress_is_about_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(start(), given(2.0, 3.0), epochs=50, progress=True)
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert 8 <= len(lines) <= 12
+    assert lines[-1].startswith("epoch 50/50  loss 2.5  ")
+    fit(start(), given(2.0, 3.0), steps=3, progress=True)
+    assert capsys.readouterr().err.splitlines()[-1].startswith("step 3/3  loss 2")
+    fit(start(), given(2.0, 3.0), steps=3)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_loader_of_the_same_order_trains_the_same_parameters() -> None:
+    x = torch.linspace(-1.5, 4.5, 33, dtype=torch.float64).sin().reshape(11, 3)
+    y = torch.linspace(0.5, 2.5, 11, dtype=torch.float64).cos()
+    optimizer = optim.adamw(lr=0.05)
+    step = train.make_step(
+        lambda w, x, y: ((x @ w - y) ** 2).mean(), optimizer, donate=False
+    )
+    state = train.init(x[0] * 2, optimizer, key=random.key(0))
+    key = random.key(3)
+    loader = data.to_dataloader((x, y), 4, key=key)
+    ours, _ = train.fit(
+        step, state, data.batches(key, (x, y), 4), epochs=3, progress=False
+    )
+    theirs, _ = train.fit(
+        step, state, data.from_dataloader(loader), epochs=3, progress=False
+    )
+    assert int(ours.step) == 6
+    assert tree.equal(ours, theirs)
+    assert_close(ours.params, theirs.params, rtol=0, atol=0)
