@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.optim._arguments import check_like, check_transformation, trainable
+from functorch_lab.optim._arguments import check_transformation, trainable
 from functorch_lab.optim._elementwise import elementwise, is_elementwise
 from functorch_lab.types import GradientTransformation
 
@@ -72,10 +72,17 @@ def fused(inner: GradientTransformation) -> GradientTransformation:
 
 
 def _check(where: str, params: Any, grads: Any) -> None:
-    remedy = (
-        "Pass the gradients of these params; for holes, freeze(fused(...), pattern)."
-    )
-    check_like(where, params, grads, remedy=remedy)
+    # Stricter than for other transformations: a buffer cannot leave one leaf out.
+    if not torch.compiler.is_compiling():
+        tree.check_same_structure(
+            params,
+            grads,
+            what=where,
+            names=("params", "grads"),
+            remedy="Pass the gradients of these params; for a part of them, "
+            "freeze(fused(...), pattern).",
+            check_dtype=False,
+        )
 
 
 def _groups(leaves: Iterable[Tensor]) -> list[list[int]]:
@@ -95,7 +102,11 @@ def _split(
 ) -> list[Tensor]:
     result = list(leaves)
     for buffer, group in zip(buffers, groups, strict=True):
-        pieces = buffer.split([leaves[i].numel() for i in group])
-        for i, piece in zip(group, pieces, strict=True):
-            result[i] = piece.reshape(leaves[i].shape)
+        start = 0
+        for i in group:
+            # Slices and not split(): the compiler stores a value that many slices read,
+            # but computes one that is split again for each of the pieces.
+            stop = start + leaves[i].numel()
+            result[i] = buffer[start:stop].reshape(leaves[i].shape)
+            start = stop
     return result

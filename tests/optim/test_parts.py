@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""chain, scale, clip_by_global_norm, add_decayed_weights and apply_updates."""
+
+import numpy as np
+import pytest
+import torch
+
+from functorch_lab import optim, tree
+
+
+def to_numpy(params):
+    return tree.map(lambda leaf: leaf.numpy(), params)
+
+
+@pytest.fixture
+def optax():
+    jax = pytest.importorskip("jax")
+    optax = pytest.importorskip("optax")
+    with jax.enable_x64(True):
+        yield optax
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 3.0, 1e3])
+def test_clip_by_global_norm_is_optaxs(lab, optax, max_norm):
+    (grads,) = lab.grads(1)
+    ours, theirs = (
+        optim.clip_by_global_norm(max_norm),
+        optax.clip_by_global_norm(max_norm),
+    )
+    got, _ = ours.update(grads, ours.init(grads))
+    expected, _ = theirs.update(to_numpy(grads), theirs.init(to_numpy(grads)))
+    expected = tree.map(lambda leaf: torch.tensor(np.asarray(leaf)), expected)
+    lab.close(got, expected)
+
+
+def test_a_zero_gradient_passes_the_clip_and_has_a_derivative():
+    clip = optim.clip_by_global_norm(0.7)
+    zero = torch.zeros(3)
+    jacobian = torch.func.jacrev(lambda g: clip.update(g, clip.init(g))[0])(zero)
+    torch.testing.assert_close(jacobian, torch.eye(3))
+
+
+def test_a_gradient_that_is_not_finite_stays_so_after_the_clip():
+    clip = optim.clip_by_global_norm(0.7)
+    for bad in (float("nan"), float("inf")):
+        grads = torch.tensor([2.0, bad])
+        assert not clip.update(grads, clip.init(grads))[0].isfinite().all()
+
+
+def test_the_norm_of_half_precision_grads_does_not_overflow():
+    clip = optim.clip_by_global_norm(5.0)
+    grads = torch.full((7,), 300.0, dtype=torch.float16)  # 300**2 > 65504
+    updates, _ = clip.update(grads, clip.init(grads))
+    torch.testing.assert_close(updates, torch.full((7,), 5.0 / 7**0.5))
+
+
+def test_scale_takes_a_number_a_tensor_or_a_schedule(lab):
+    (grads,) = lab.grads(1)
+    expected = tree.scale(grads, -0.3)
+    for step_size in (-0.3, torch.tensor(-0.3, dtype=torch.float64), lambda step: -0.3):
+        part = optim.scale(step_size)
+        lab.close(part.update(grads, part.init(grads))[0], expected)
+
+
+def test_scale_by_schedule_begins_at_step_0(lab):
+    (grads,) = lab.grads(1)
+    part = optim.scale_by_schedule(lambda step: 1 / (2 + step))
+    state = part.init(grads)
+    for factor in (1 / 2, 1 / 3, 1 / 4):
+        updates, state = part.update(grads, state)
+        lab.close(updates, tree.scale(grads, factor))
+    with pytest.raises(
+        TypeError, match=r"scale_by_schedule: step_size_fn: .* got float"
+    ):
+        optim.scale_by_schedule(0.1)
+
+
+def test_add_decayed_weights_adds_where_the_mask_says(lab):
+    params, (grads,) = lab.params(), lab.grads(1)
+    part = optim.add_decayed_weights(0.3, mask="out.*")
+    updates, _ = part.update(grads, part.init(params), params)
+    lab.close(updates["in"], grads["in"])
+    expected = tree.add(grads["out"], tree.scale(params["out"], 0.3))
+    lab.close(updates["out"], expected)
+
+
+def test_chain_passes_params_and_extras_to_every_member(lab):
+    params, (grads,) = lab.params(), lab.grads(1)
+    seen = []
+
+    def update(grads, state, params=None, **extra):
+        seen.append((params is not None, extra))
+        return grads, state
+
+    probe = optim.chain()
+    probe = type(probe)(lambda params: (), update)
+    both = optim.chain(probe, optim.chain(probe))
+    both.update(grads, both.init(params), params, loss=torch.tensor(2.0))
+    assert seen == [(True, {"loss": torch.tensor(2.0)})] * 2
+
+
+def test_an_empty_chain_changes_nothing(lab):
+    (grads,) = lab.grads(1)
+    empty = optim.chain()
+    assert empty.update(grads, empty.init(grads)) == (grads, ())
+
+
+def test_chain_refuses_what_is_no_transformation_and_foreign_states(lab):
+    with pytest.raises(TypeError, match=r"optim\.chain: .* got function\. Call"):
+        optim.chain(optim.adam)
+    (grads,) = lab.grads(1)
+    two = optim.chain(optim.scale(0.3), optim.scale(0.7))
+    with pytest.raises(
+        ValueError, match=r"chain\.update: state: expected a tuple of 2"
+    ):
+        two.update(grads, optim.scale(0.3).init(grads))
+
+
+def test_apply_updates_keeps_dtypes_and_holes():
+    params = {
+        "half": torch.tensor([1.5, -2.5], dtype=torch.bfloat16),
+        "single": torch.tensor(0.3),
+        "count": torch.tensor([3, 4]),
+    }
+    updates = {
+        "half": torch.tensor([0.25, 1.0]),
+        "single": torch.tensor(0.4),
+        "count": (),
+    }
+    got = optim.apply_updates(params, updates)
+    assert [leaf.dtype for leaf in tree.leaves(got)] == [
+        torch.int64,
+        torch.bfloat16,
+        torch.float32,
+    ]
+    torch.testing.assert_close(got["half"].float(), torch.tensor([1.75, -1.5]))
+    torch.testing.assert_close(got["single"], torch.tensor(0.7))
+    assert got["count"] is params["count"]
+    wrong = {**updates, "half": torch.randn(3)}
+    message = (
+        r"optim\.apply_updates: updates and params differ at \['half'\]: "
+        r"expected \(2,\), got \(3,\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        optim.apply_updates(params, wrong)
+
+
+def test_max_norm_and_step_size_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"clip_by_global_norm: max_norm: .* got 0"):
+        optim.clip_by_global_norm(0)
+    with pytest.raises(ValueError, match=r"optim\.scale: step_size: .* got nan"):
+        optim.scale(float("nan"))
+    with pytest.raises(
+        TypeError, match=r"clip_by_global_norm: norm: expected max_norm"
+    ):
+        optim.clip_by_global_norm(norm=1.0)
