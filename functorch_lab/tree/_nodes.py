@@ -36,7 +36,7 @@ def is_leaf(node: Any) -> bool:
 
 
 def is_hole(node: Any) -> bool:
-    return type(node) is tuple and not node
+    return type(node) is tuple and len(node) == 0  # Dynamo cannot take `not node`
 
 
 def one_level(node: Any) -> tuple[Any, ...]:

@@ -82,7 +82,7 @@ def test_leaves_come_in_the_same_order_when_compiled():
         return tree.map(lambda x: x * 0 + next(counter), t)
 
     compiled = torch.compile(numbered, fullgraph=True, backend="eager")
-    assert_close(compiled(ZOO), numbered(ZOO), rtol=0, atol=0)
+    assert_close(tree.leaves(compiled(ZOO)), tree.leaves(numbered(ZOO)))
 
 
 def test_a_mismatch_is_found_while_tracing():
@@ -91,6 +91,8 @@ def test_a_mismatch_is_found_while_tracing():
         compiled({"a": VECTOR}, {"b": VECTOR})
 
 
+# Inductor's own import, on its first use in a process.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_inductor_compiles_arithmetic():
     def descend(params: Any, grads: Any) -> Any:
         return tree.add_scaled(params, -0.1, tree.scale(grads, 1 / tree.norm(grads)))
