@@ -16,6 +16,8 @@ html_title = f"functorch_lab {version}"
 # Headings are link targets, as on GitHub.
 myst_heading_anchors = 3
 
+# Docstrings write code in single backticks, as Markdown does.
+default_role = "code"
 autodoc_member_order = "alphabetical"
 autodoc_typehints = "signature"
 maximum_signature_line_length = 80
