@@ -12,7 +12,7 @@ from torch import Tensor
 
 from functorch_lab import tree
 
-Schedule: TypeAlias = Callable[[Tensor], Tensor]
+Schedule: TypeAlias = Callable[[Tensor], Tensor | float]
 Hyperparameter: TypeAlias = float | Tensor | Schedule
 
 _AT_LEAST_ZERO = ("a finite number >= 0", lambda v: 0 <= v < math.inf)

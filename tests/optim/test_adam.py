@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
 import pytest
 import torch
 
 from functorch_lab import optim, tree
 
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {"lr": 0.03},
     {"lr": 0.03, "betas": (0.7, 0.95)},
     {"lr": 0.03, "eps": 0.1},
@@ -45,6 +47,7 @@ def test_the_float32_update_is_within_ulps_of_a_float64_one(lab):
     def updates(dtype):
         optimizer = optim.scale_by_adam()
         state = optimizer.init(lab.params(dtype))
+        update = None
         for g in lab.grads(300, dtype):
             update, state = optimizer.update(g, state)
         return tree.cast(update, torch.float64)
@@ -74,7 +77,7 @@ def test_parts_in_a_chain_are_adamw(lab):
         optim.scale(-0.03),
     )
     got, _ = lab.train(parts, params, grads)
-    options = {"lr": 0.03, "betas": (0.7, 0.95), "weight_decay": 0.2}
+    options: dict[str, Any] = {"lr": 0.03, "betas": (0.7, 0.95), "weight_decay": 0.2}
     expected, _ = lab.train_torch(
         lambda leaves: torch.optim.AdamW(leaves, **options), params, grads
     )
@@ -83,7 +86,7 @@ def test_parts_in_a_chain_are_adamw(lab):
 
 def test_the_mask_chooses_the_leaves_that_decay(lab):
     params, grads = lab.params(), lab.grads(5)
-    options = {"lr": 0.03, "weight_decay": 0.4}
+    options: dict[str, Any] = {"lr": 0.03, "weight_decay": 0.4}
     got, _ = lab.train(optim.adamw(mask="in.*", **options), params, grads)
     with_decay, _ = lab.train_torch(
         lambda leaves: torch.optim.AdamW(leaves, **options), params, grads
@@ -153,12 +156,13 @@ def test_values_out_of_range_are_refused(name):
 
 
 def test_another_librarys_names_are_translated():
+    make: Any = optim.adam
     for name, here in {"learning_rate": "lr", "b1": "betas", "b2": "betas"}.items():
         message = rf"optim\.adam: {name}: expected .*, got {name}=\. Write {here}="
         with pytest.raises(TypeError, match=message):
-            optim.adam(**{name: 0.1})
+            make(**{name: 0.1})
     with pytest.raises(TypeError, match=r"optim\.adam: amsgrad: .* Use one of these"):
-        optim.adam(amsgrad=True)
+        make(amsgrad=True)
 
 
 def test_the_state_of_another_optimizer_is_refused(lab):

@@ -41,4 +41,4 @@ def test_a_pattern_that_matches_nothing_is_refused(lab):
     with pytest.raises(ValueError, match=r"got 'encoder\.\*', which matches no leaf"):
         optim.freeze(optim.adam(), "encoder.*").init(lab.params())
     with pytest.raises(TypeError, match=r"optim\.freeze: .* got str"):
-        optim.freeze("encoder.*", optim.adam())
+        optim.freeze("encoder.*", optim.adam())  # pyright: ignore[reportArgumentType]

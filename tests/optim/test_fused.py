@@ -63,7 +63,7 @@ def test_what_looks_at_single_leaves_is_refused():
         with pytest.raises(ValueError, match=message):
             optim.fused(inner)
     with pytest.raises(TypeError, match=r"optim\.fused: .* got function\. Call"):
-        optim.fused(optim.adam)
+        optim.fused(optim.adam)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_transformation_of_ones_own_is_accepted_when_marked(lab):

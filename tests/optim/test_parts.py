@@ -72,7 +72,7 @@ def test_scale_by_schedule_begins_at_step_0(lab):
     with pytest.raises(
         TypeError, match=r"scale_by_schedule: step_size_fn: .* got float"
     ):
-        optim.scale_by_schedule(0.1)
+        optim.scale_by_schedule(0.1)  # pyright: ignore[reportArgumentType]
 
 
 def test_add_decayed_weights_adds_where_the_mask_says(lab):
@@ -107,7 +107,7 @@ def test_an_empty_chain_changes_nothing(lab):
 
 def test_chain_refuses_what_is_no_transformation_and_foreign_states(lab):
     with pytest.raises(TypeError, match=r"optim\.chain: .* got function\. Call"):
-        optim.chain(optim.adam)
+        optim.chain(optim.adam)  # pyright: ignore[reportArgumentType]
     (grads,) = lab.grads(1)
     two = optim.chain(optim.scale(0.3), optim.scale(0.7))
     with pytest.raises(
@@ -153,4 +153,4 @@ def test_max_norm_and_step_size_out_of_range_are_refused():
     with pytest.raises(
         TypeError, match=r"clip_by_global_norm: norm: expected max_norm"
     ):
-        optim.clip_by_global_norm(norm=1.0)
+        optim.clip_by_global_norm(norm=1.0)  # pyright: ignore[reportCallIssue]

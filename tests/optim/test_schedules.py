@@ -112,16 +112,16 @@ def test_bad_values_are_refused_by_name():
     ):
         schedules.cosine(0.7, 0)
     with pytest.raises(TypeError, match=where + r"step: step_size: .* got 2\.5"):
-        schedules.step(0.7, 2.5)
+        schedules.step(0.7, 2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=where + r"constant: value: .* got nan"):
         schedules.constant(float("nan"))
     with pytest.raises(TypeError, match=where + r"linear: end_value: .* got str"):
-        schedules.linear(0.7, "low", 5)
+        schedules.linear(0.7, "low", 5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(
         ValueError, match=where + r"exponential: gamma: .* > 0, got -0\.5"
     ):
         schedules.exponential(0.7, -0.5)
     with pytest.raises(TypeError, match=r"cosine: T_max: .* Write decay_steps="):
-        schedules.cosine(0.7, T_max=5)
+        schedules.cosine(0.7, T_max=5)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ValueError, match=where + r"warmup: warmup_steps: .* got -1"):
         schedules.warmup(0.7, -1)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
 import pytest
 import torch
 
 from functorch_lab import optim, tree
 
-OPTIONS = [
+OPTIONS: list[dict[str, Any]] = [
     {"lr": 0.03},
     {"lr": 0.03, "weight_decay": 0.2},
     {"lr": 0.03, "momentum": 0.8},
@@ -39,7 +41,7 @@ def test_defaults_are_torchs(lab):
 
 
 def test_sgd_in_float32_is_as_near_to_float64_as_torchs(lab):
-    options = {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.2}
+    options: dict[str, Any] = {"lr": 0.03, "momentum": 0.8, "weight_decay": 0.2}
     exact, _ = lab.train(optim.sgd(**options), lab.params(), lab.grads())
     single = torch.float32
     got, _ = lab.train(
@@ -57,7 +59,12 @@ def test_trace_and_scale_in_a_chain_are_sgd(lab):
         optim.scale(-0.03),
     )
     got, _ = lab.train(parts, params, grads)
-    options = {"lr": 0.03, "momentum": 0.8, "nesterov": True, "weight_decay": 0.2}
+    options: dict[str, Any] = {
+        "lr": 0.03,
+        "momentum": 0.8,
+        "nesterov": True,
+        "weight_decay": 0.2,
+    }
     expected, _ = lab.train_torch(
         lambda leaves: torch.optim.SGD(leaves, **options), params, grads
     )
