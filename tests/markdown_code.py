@@ -5,8 +5,10 @@ import contextlib
 import doctest
 import io
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +35,13 @@ def blocks(page: Path, *languages: str) -> list[Block]:
     return [block for block in found if block.language in languages]
 
 
+def new_session(page: Path) -> dict[str, Any]:
+    """An empty namespace: that of a module, since compiled code looks its module up."""
+    module = ModuleType(f"page_{page.stem}")
+    sys.modules[module.__name__] = module
+    return vars(module)
+
+
 def execute(page: Path, block: Block, namespace: dict[str, Any]) -> str:
     """Run a python block in `namespace`; what it printed."""
     # Leading newlines put the page's own line numbers into tracebacks.
@@ -48,7 +57,7 @@ def check_page(page: Path) -> int:
     A `text` block is what the `python` block before it prints, with doctest's rules:
     `...` stands for anything. Returns how many blocks were run.
     """
-    namespace: dict[str, Any] = {"__name__": "page"}
+    namespace = new_session(page)
     printed, ran = "", 0
     for block in blocks(page, "python", "text"):
         where = f"{page.name}:{block.line}"

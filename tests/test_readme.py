@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's examples run as they stand, and its commands are the promised ones."""
 
-from typing import Any
-
 import pytest
 
-from markdown_code import ROOT, Block, blocks, execute
+from markdown_code import ROOT, Block, blocks, execute, new_session
 
 README = ROOT / "README.md"
 SETUP = "python3 -m venv .venv && .venv/bin/pip install -c tests/constraints.txt "
@@ -14,11 +12,11 @@ EXAMPLES = blocks(README, "python")
 
 @pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: f"line{block.line}")
 def test_example_runs_on_its_own(block: Block) -> None:
-    execute(README, block, {"__name__": "readme"})
+    execute(README, block, new_session(README))
 
 
 def test_first_example_trains() -> None:
-    namespace: dict[str, Any] = {"__name__": "readme"}
+    namespace = new_session(README)
     execute(README, EXAMPLES[0], namespace)
     step, params, opt_state, loss, x, y = (
         namespace[name] for name in ("step", "params", "opt_state", "loss", "x", "y")
@@ -30,7 +28,7 @@ def test_first_example_trains() -> None:
 
 
 def test_plain_example_computes_the_gradient_step_by_hand() -> None:
-    namespace: dict[str, Any] = {"__name__": "readme"}
+    namespace = new_session(README)
     execute(README, EXAMPLES[1], namespace)
     # x = 1, 2, 3, y = 3, 5, 7, w = b = 0: the value is the mean of 9, 25, 49, the
     # gradients are -2 mean(x y) and -2 mean(y), the step is 0.05.
