@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Normalisation within one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from functorch_lab.nn import _checks, init
+from functorch_lab.types import Layer
+
+
+def layer_norm(
+    normalized_shape: int | Sequence[int],
+    *,
+    eps: float = 1e-5,
+    elementwise_affine: bool = True,
+    bias: bool = True,
+) -> Layer:
+    """`(x - mean) / sqrt(var + eps) * weight + bias`, over the last axes.
+
+    Args:
+        normalized_shape: the sizes of the last axes, over which mean and (biased)
+            variance are taken.
+        eps: what keeps the division finite, 0 or above.
+        elementwise_affine: whether there are weight and bias, of that shape.
+        bias: whether there is a bias beside the weight.
+
+    Returns:
+        A layer with params `{"weight": normalized_shape, "bias": normalized_shape}`,
+        ones and zeros at first, or `()` without `elementwise_affine`. Its `apply`
+        raises `ValueError` for params or an input of other shapes, and `TypeError` for
+        an input that is not floating-point or differs from the params in dtype or
+        device.
+
+    Raises:
+        ValueError: no size or a size below 1, or a negative `eps`.
+        TypeError: a size that is no integer.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> layer = fl.nn.layer_norm(2)
+        >>> params = layer.init(fl.random.key(0))
+        >>> layer.apply(params, torch.tensor([3.0, 7.0])).round(decimals=4)
+        tensor([-1.,  1.])
+
+    Source: Ba, Kiros and Hinton, Layer Normalization (2016), equations 3 and 4,
+    arXiv 1607.06450.
+    """
+    many = isinstance(normalized_shape, Sequence)
+    sizes = normalized_shape if many else [normalized_shape]
+    shape = tuple(_checks.size("layer_norm", "normalized_shape", n) for n in sizes)
+    if not shape or not eps >= 0:
+        raise ValueError(
+            "nn.layer_norm: normalized_shape, eps: expected at least one size and eps "
+            f"of 0 or above, got {shape} and {eps}. Name the last axes of the input."
+        )
+    names = ["weight", "bias"] if bias else ["weight"]
+    expected = dict.fromkeys(names if elementwise_affine else [], shape)
+
+    def init_(key: Tensor) -> Any:
+        if not elementwise_affine:
+            return ()
+        values = {"weight": init.ones(), "bias": init.zeros()}
+        return {name: values[name](key, shape) for name in expected}
+
+    def apply(
+        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
+    ) -> Tensor:
+        _checks.floating("layer_norm", x)
+        if x.shape[-len(shape) :] != shape:
+            raise ValueError(
+                f"nn.layer_norm: x: expected last axes {shape}, got shape "
+                f"{tuple(x.shape)}. Make the layer for the input's last axes."
+            )
+        if not elementwise_affine:
+            _checks.no_params("layer_norm", params)
+            return F.layer_norm(x, shape, eps=eps)
+        weight, *rest = _checks.params("layer_norm", params, expected)
+        _checks.same_kind("layer_norm", x, weight)
+        # Scaled outside of F.layer_norm, whose forward derivative fails when x has a
+        # tangent and the weight has none. Compiled, both are one kernel.
+        y = F.layer_norm(x, shape, eps=eps) * weight
+        return y + rest[0] if rest else y
+
+    return Layer(init_, apply)
