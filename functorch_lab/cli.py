@@ -118,15 +118,15 @@ def _parse(argv: list[str]) -> Callable[[], None]:
 
 
 def _first_complaint(box: str) -> str:
-    """The sentence in the frame that tyro draws around an error."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [row.strip(" │|╭╮╰╯") for row in text.splitlines()]
-    body = []
-    for row in rows[1:]:
-        if not row.strip("─-"):
+    """The first sentence in the frame that tyro draws around an error."""
+    title, *rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines() or [""]
+    body: list[str] = []
+    for row in rows:
+        if row.strip(" │|╭╮╰╯─-+"):
+            body.append(row.strip(" │|"))
+        elif body:  # a rule, or the frame's lower edge
             break
-        body.append(row)
-    return " ".join(body) or "the arguments are not understood"
+    return " ".join(body) or title or "the arguments are not understood"
 
 
 def _train(dataset: str, config: Config) -> None:

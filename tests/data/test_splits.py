@@ -64,11 +64,12 @@ def test_standardize_uses_the_training_part_alone() -> None:
 
 
 def test_standardize_shifts_constant_features_and_keeps_labels() -> None:
-    x = torch.tensor([[0.1, 2.0], [0.1, 5.0], [0.1, 3.0]])
-    y = torch.tensor([3, 5, 2])
+    # The mean of seven times 0.7 is not 0.7 in float32, nor the deviation 0.
+    x = torch.stack([torch.full((7,), 0.7), torch.linspace(2.0, 5.0, 7)], dim=1)
+    y = torch.arange(7)
     (train, labels), (test, _) = data.standardize((x, y), (x + 7, y))
-    assert_close(train[:, 0], torch.zeros(3), atol=1e-6, rtol=0)
-    assert_close(test[:, 0], torch.full((3,), 7.0))
+    assert_close(train[:, 0], torch.zeros(7), atol=1e-6, rtol=0)
+    assert_close(test[:, 0], torch.full((7,), 7.0))
     assert labels is y
 
 
