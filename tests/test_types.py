@@ -158,13 +158,17 @@ def test_an_inner_function_binds_its_own_axes():
 
 
 def test_string_annotations_are_resolved_also_local_ones():
-    Local = Float[Tensor, "n"]
+    class Local: ...
 
-    def function(x: "Local", y: "Float[Tensor, 'n']") -> "Local":
-        return Local and x + y
+    def function(
+        x: "Float[Tensor, 'n']", y: "Float[Tensor, 'n']", z: "Local"
+    ) -> Tensor:
+        return x + y if isinstance(z, Local) else y
+
+    assert_close(typed(function)(VECTOR, VECTOR, Local()), 2 * VECTOR)
 
     with pytest.raises(ValueError, match=r"y: .* with n = 3, got float32 \(2,\)"):
-        typed(function)(VECTOR, VECTOR[:2])
+        typed(function)(VECTOR, VECTOR[:2], Local())
 
 
 def test_transforms_show_per_sample_shapes():
@@ -280,9 +284,10 @@ def test_params_are_validated_by_beartype_leaf_by_leaf(value, valid):
 
 
 def test_keys_are_integer_tensors_of_shape_two():
-    assert isinstance(torch.tensor([3, 5], dtype=torch.int32), Key)
-    assert not isinstance(torch.tensor([3.0, 5.0]), Key)
-    assert not isinstance(torch.tensor([3, 5, 7]), Key)
+    kind: Any = Key
+    assert isinstance(torch.tensor([3, 5], dtype=torch.int32), kind)
+    assert not isinstance(torch.tensor([3.0, 5.0]), kind)
+    assert not isinstance(torch.tensor([3, 5, 7]), kind)
 
 
 PAIRS = [types.Layer, types.StatefulLayer, types.GradientTransformation]

@@ -7,16 +7,25 @@ Two trees must agree in structure and shapes; nothing broadcasts between leaves.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from functorch_lab.tree._compare import paired_leaves
+from functorch_lab.tree._compare import paired
 from functorch_lab.tree._difference import dtype_name
 from functorch_lab.tree._flatten import checked, map_leaves
 from functorch_lab.tree._nodes import Tree, named_leaves
 
 Scalar = float | Tensor
+
+
+def _elementwise(
+    where: str, function: Callable[[Tensor, Tensor], Tensor], a: Tree, b: Tree
+) -> Tree:
+    first, second, treedef = paired(where, a, b)
+    pairs = zip(first, second, strict=True)
+    return treedef.unflatten([function(x, y) for x, y in pairs])
 
 
 def add(a: Tree, b: Tree) -> Tree:
@@ -25,8 +34,7 @@ def add(a: Tree, b: Tree) -> Tree:
     Raises:
         ValueError: the trees differ in structure or in a shape.
     """
-    paired_leaves("add", a, b)
-    return map_leaves("add", torch.add, a, b)
+    return _elementwise("add", torch.add, a, b)
 
 
 def sub(a: Tree, b: Tree) -> Tree:
@@ -35,8 +43,7 @@ def sub(a: Tree, b: Tree) -> Tree:
     Raises:
         ValueError: the trees differ in structure or in a shape.
     """
-    paired_leaves("sub", a, b)
-    return map_leaves("sub", torch.sub, a, b)
+    return _elementwise("sub", torch.sub, a, b)
 
 
 def mul(a: Tree, b: Tree) -> Tree:
@@ -45,8 +52,7 @@ def mul(a: Tree, b: Tree) -> Tree:
     Raises:
         ValueError: the trees differ in structure or in a shape.
     """
-    paired_leaves("mul", a, b)
-    return map_leaves("mul", torch.mul, a, b)
+    return _elementwise("mul", torch.mul, a, b)
 
 
 def scale(tree: Tree, s: Scalar) -> Tree:
@@ -66,8 +72,7 @@ def add_scaled(a: Tree, s: Scalar, b: Tree) -> Tree:
         >>> tree.add_scaled([torch.tensor(5.0)], -0.5, [torch.tensor(4.0)])
         [tensor(3.)]
     """
-    paired_leaves("add_scaled", a, b)
-    return map_leaves("add_scaled", lambda x, y: x + s * y, a, b)
+    return _elementwise("add_scaled", lambda x, y: x + s * y, a, b)
 
 
 def accumulator_dtype(*leaves: Tensor) -> torch.dtype:
@@ -78,21 +83,19 @@ def accumulator_dtype(*leaves: Tensor) -> torch.dtype:
     return dtype
 
 
-def check_floating(where: str, tree: Tree) -> list[Tensor]:
-    """The leaves of a tree without integers.
+def check_floating(where: str, tree: Tree, leaves: list[Tensor]) -> None:
+    """Refuses integers among the leaves of a tree.
 
     Raises:
         ValueError: a leaf is of an integer or boolean dtype.
     """
-    found = checked(tree, where)[0]
-    for index, leaf in enumerate(found):
+    for index, leaf in enumerate(leaves):
         if not (leaf.is_floating_point() or leaf.is_complex()):
             path = named_leaves(tree)[index].bracket or "the root"
             raise ValueError(
                 f"tree.{where}: tree: expected floating leaves, got "
                 f"{dtype_name(leaf.dtype)} at {path}. Partition it away first."
             )
-    return found
 
 
 def vdot(a: Tree, b: Tree) -> Tensor:
@@ -110,8 +113,10 @@ def vdot(a: Tree, b: Tree) -> Tensor:
         >>> tree.vdot([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 5.0])])
         tensor(13.)
     """
-    paired_leaves("vdot", a, b)
-    pairs = zip(check_floating("vdot", a), check_floating("vdot", b), strict=True)
+    first, second, _ = paired("vdot", a, b)
+    check_floating("vdot", a, first)
+    check_floating("vdot", b, second)
+    pairs = zip(first, second, strict=True)
     parts = [_leaf_vdot(x, y) for x, y in pairs]
     return functools.reduce(torch.add, parts) if parts else torch.zeros(())
 
@@ -137,7 +142,8 @@ def norm(tree: Tree) -> Tensor:
         >>> tree.norm({"w": torch.tensor([2.0, 4.0]), "b": torch.tensor(4.0)})
         tensor(6.)
     """
-    found = check_floating("norm", tree)
+    found = checked(tree, "norm")[0]
+    check_floating("norm", tree, found)
     if not found:
         return torch.zeros(())
     parts = [
@@ -164,9 +170,9 @@ def where(cond: Tree, a: Tree, b: Tree) -> Tree:
         >>> tree.where(torch.tensor(False), [torch.tensor(2.0)], [torch.tensor(3.0)])
         [tensor(3.)]
     """
-    paired_leaves("where", a, b)
     if isinstance(cond, Tensor):
-        return map_leaves("where", lambda x, y: torch.where(cond, x, y), a, b)
+        return _elementwise("where", lambda x, y: torch.where(cond, x, y), a, b)
+    paired("where", a, b)
     return map_leaves("where", lambda x, y, c: torch.where(c, x, y), a, b, cond)
 
 

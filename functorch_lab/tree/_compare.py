@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functorch_lab.tree._difference import Difference, dtype_name, first_difference
-from functorch_lab.tree._flatten import checked
+from functorch_lab.tree._difference import (
+    Difference,
+    describe_node,
+    dtype_name,
+    first_difference,
+)
+from functorch_lab.tree._flatten import Structure, checked, open_tree
 from functorch_lab.tree._nodes import Tree, named_leaves
 
 
@@ -18,7 +23,7 @@ def _shape_difference(path: str, expected: Any, got: Any) -> Difference | None:
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor):
         if type(expected) is type(got):
             return None
-        return Difference(path, f"a {type(expected).__name__}", type(got).__name__)
+        return Difference(path, describe_node(expected), describe_node(got))
     if expected.shape != got.shape:
         return Difference(path, str(tuple(expected.shape)), str(tuple(got.shape)))
     return None
@@ -62,25 +67,45 @@ def check_same_structure(
         Traceback (most recent call last):
         ValueError: tree.check_same_structure: got and expected differ at [0]: expected (2,), got (3,). Pass trees of the same structure.
     """  # noqa: E501
-    found, treedef = checked(expected, "check_same_structure")
-    others = treedef.along(got)
-    compare = _leaf_difference if check_dtype else _shape_difference
-    # The common case first: it is fast, and short to trace.
-    if others is not None and all(
-        compare("", a, b) is None for a, b in zip(found, others, strict=True)
-    ):
+    if _aligned(expected, got, check_dtype) is not None:
         return
+    checked(expected, "check_same_structure")
+    compare = _leaf_difference if check_dtype else _shape_difference
     difference = first_difference(expected, got, compare=compare)
     raise ValueError(f"{what}: {names[1]} and {names[0]} differ {difference}. {remedy}")
 
 
-def paired_leaves(
-    where: str, a: Tree, b: Tree, names: tuple[str, str] = ("a", "b")
-) -> tuple[list[Any], list[Any]]:
-    """The leaves of two trees that must agree in structure and shapes."""
-    check_same_structure(a, b, what=f"tree.{where}", names=names, check_dtype=False)
-    found, treedef = checked(a, where)
-    return found, treedef.along(b) or []
+def _aligned(
+    a: Tree, b: Tree, check_dtype: bool
+) -> tuple[list[Any], list[Any], Structure] | None:
+    """Leaves of both and the structure of `a`, or None if they do not agree."""
+    first, treedef = open_tree(a)
+    second = treedef.along(b)
+    if second is None:
+        return None
+    for x, y in zip(first, second, strict=True):
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            if x.shape != y.shape or (check_dtype and x.dtype != y.dtype):
+                return None
+        elif x is None or type(x) is not type(y):
+            return None
+    return first, second, treedef
+
+
+def paired(where: str, a: Tree, b: Tree) -> tuple[list[Any], list[Any], Structure]:
+    """Leaves of two trees that must agree in structure and shapes; structure of `a`.
+
+    Raises:
+        ValueError: they do not.
+    """
+    found = _aligned(a, b, check_dtype=False)
+    if found is None:
+        checked(a, where)
+        found = first_difference(a, b, compare=_shape_difference)
+        raise ValueError(
+            f"tree.{where}: b and a differ {found}. Pass trees of the same structure."
+        )
+    return found
 
 
 def allclose(a: Tree, b: Tree, *, rtol: float = 1e-5, atol: float = 1e-8) -> Tensor:
@@ -98,9 +123,10 @@ def allclose(a: Tree, b: Tree, *, rtol: float = 1e-5, atol: float = 1e-8) -> Ten
         >>> tree.allclose([torch.tensor(2.0)], [torch.tensor(2.0 + 1e-6)])
         tensor(True)
     """
-    pairs = zip(*paired_leaves("allclose", a, b), strict=True)
+    first, second, _ = paired("allclose", a, b)
     return _all(
-        torch.isclose(x, y.to(x.dtype), rtol=rtol, atol=atol).all() for x, y in pairs
+        torch.isclose(x, y.to(x.dtype), rtol=rtol, atol=atol).all()
+        for x, y in zip(first, second, strict=True)
     )
 
 
@@ -117,10 +143,10 @@ def equal(a: Tree, b: Tree) -> Tensor:
         >>> tree.equal([torch.tensor(2.0)], [torch.tensor(2)])
         tensor(False)
     """
-    if first_difference(a, b, compare=_leaf_difference) is not None:
+    found = _aligned(a, b, check_dtype=True)
+    if found is None:
         return torch.tensor(False)
-    pairs = zip(*paired_leaves("equal", a, b), strict=True)
-    return _all((x == y).all() for x, y in pairs)
+    return _all((x == y).all() for x, y in zip(found[0], found[1], strict=True))
 
 
 def _all(flags: Iterable[Tensor]) -> Tensor:

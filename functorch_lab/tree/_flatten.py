@@ -115,10 +115,16 @@ def checked(tree: Tree, where: str) -> tuple[list[Any], Structure]:
 
 
 def flatten(tree: Tree) -> tuple[list[Any], Structure]:
-    """The leaves of a tree and its structure.
+    """The leaves of a tree and its structure: `unflatten` undoes it.
 
     Raises:
         ValueError: there is a `None` in the tree.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.flatten({"b": torch.tensor(2.0), "a": (torch.tensor(3.0),)})
+        ([tensor(3.), tensor(2.)], {'b': *, 'a': (*,)})
     """
     found, treedef = checked(tree, "flatten")
     return found, treedef.kept()
@@ -130,6 +136,13 @@ def unflatten(treedef: Structure, leaves: Sequence[Any]) -> Tree:
     Raises:
         TypeError: `treedef` is not a structure.
         ValueError: the number of leaves is not that of the structure.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> treedef = tree.structure({"b": torch.tensor(2.0), "a": torch.tensor(3.0)})
+        >>> tree.unflatten(treedef, ["first", "second"])
+        {'b': 'second', 'a': 'first'}
     """
     if not isinstance(treedef, Structure):
         raise TypeError(
@@ -146,10 +159,18 @@ def unflatten(treedef: Structure, leaves: Sequence[Any]) -> Tree:
 
 
 def leaves(tree: Tree) -> list[Any]:
-    """The leaves of a tree.
+    """The leaves of a tree, those of a dict in the order of its sorted keys.
+
+    An `OrderedDict` keeps its own order, fields come as they are declared.
 
     Raises:
         ValueError: there is a `None` in the tree.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.leaves({"b": torch.tensor(2.0), "a": [torch.tensor(3.0), ()]})
+        [tensor(3.), tensor(2.)]
     """
     return checked(tree, "leaves")[0]
 
@@ -159,6 +180,12 @@ def structure(tree: Tree) -> Structure:
 
     Raises:
         ValueError: there is a `None` in the tree.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> tree.structure({"w": torch.ones(2), "b": ()})
+        {'w': *, 'b': ()}
     """
     return checked(tree, "structure")[1].kept()
 
@@ -168,6 +195,13 @@ def map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
 
     Raises:
         ValueError: there is a `None` in `tree`, or a tree in `rest` differs from it.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> params, grads = {"w": torch.tensor(5.0)}, {"w": torch.tensor(4.0)}
+        >>> tree.map(lambda p, g: p - 0.5 * g, params, grads)
+        {'w': tensor(3.)}
     """
     return map_leaves("map", function, tree, *rest)
 

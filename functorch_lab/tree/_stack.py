@@ -99,8 +99,9 @@ def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
         >>> unravel(2 * vector)
         {'w': tensor([4., 6.]), 'b': tensor(10.)}
     """
-    found = check_floating("ravel", tree)
-    treedef = checked(tree, "ravel")[1].kept()
+    found, treedef = checked(tree, "ravel")
+    check_floating("ravel", tree, found)
+    treedef = treedef.kept()
     dtype = found[0].dtype if found else torch.get_default_dtype()
     for leaf in found:
         dtype = torch.promote_types(dtype, leaf.dtype)

@@ -54,8 +54,12 @@ DIFFERENT = {
     "shape": ([B], [A], r"at \[0\]: expected \(3,\), got \(2,\)"),
     "dtype": ([A], [A.double()], r"at \[0\]: expected float32, got float64"),
     "key": ({"a": A}, {"A": A}, r"at the root: .* \(missing 'a', unexpected 'A'\)"),
-    "kind": ({"a": A}, {"a": 2.0}, r"at \['a'\]: expected a Tensor, got float"),
-    "none": ({"a": A}, {"a": None}, r"at \['a'\]: expected a Tensor, got NoneType"),
+    "kind": (
+        {"a": A},
+        {"a": 2.0},
+        r"at \['a'\]: expected a tensor \(2,\), got a float",
+    ),
+    "none": ({"a": A}, {"a": None}, r"at \['a'\]: expected a tensor \(2,\), got None"),
     "subtree": (
         {"a": A},
         {"a": [A]},

@@ -2,6 +2,7 @@
 """tree.dataclass: a node for this library, for torch.func and for torch.compile."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_fields_are_children_in_their_order():
 
 
 def test_it_is_frozen_and_replace_returns_a_copy():
-    node = Node(weight=A, bias=B)
+    node: Any = Node(weight=A, bias=B)
     changed = node.replace(bias=A)
     assert changed.bias is A
     assert changed.weight is A

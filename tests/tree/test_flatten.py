@@ -2,6 +2,7 @@
 """Leaves, structures, map and paths on fixed trees, and their errors."""
 
 from collections import OrderedDict, defaultdict
+from typing import Any
 
 import optree
 import pytest
@@ -34,7 +35,7 @@ def test_paths_name_every_container():
 
 
 def test_keys_of_several_types_have_the_order_of_optree():
-    t = {"b": A, 3: B, "a": 2 * A, -1: 2 * B}
+    t: Any = {"b": A, 3: B, "a": 2 * A, -1: 2 * B}
     expected = optree.tree_leaves(t, none_is_leaf=True, namespace="functorch_lab")
     assert [x is y for x, y in zip(tree.leaves(t), expected, strict=True)] == [True] * 4
     assert tree.paths(t) == ["[-1]", "[3]", "['a']", "['b']"]
@@ -117,6 +118,9 @@ FUNCTIONS = {
     "describe": tree.describe,
     "norm": tree.norm,
     "scale": lambda t: tree.scale(t, 2.0),
+    "add": lambda t: tree.add(t, t),
+    "vdot": lambda t: tree.vdot(t, t),
+    "check_same_structure": lambda t: tree.check_same_structure(t, t),
     "copy": tree.copy,
     "zeros_like": tree.zeros_like,
 }
@@ -151,6 +155,11 @@ MISMATCHES = {
         {"x": [A, B]},
         {"x": (A, B)},
         r"at \['x'\]: expected a list of 2, got a tuple of 2",
+    ),
+    "not the subtree before it": (
+        {"a": A, "b": [B]},
+        {"a": [A, A], "b": (B,)},
+        r"at \['b'\]: expected a list of 1, got a tuple of 1",
     ),
     "another length": (
         [A, [B, B]],

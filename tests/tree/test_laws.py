@@ -3,14 +3,14 @@
 
 import jax
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from functorch_lab import tree
 from trees import tensors, trees
 
-fast = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+fast = settings(max_examples=60, deadline=None)
 
 
 def same(a, b):
