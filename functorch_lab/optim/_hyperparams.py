@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -36,9 +37,9 @@ def _check_one(where: str, name: str, value: Any, shape: tuple[int, ...] = ()) -
                 f"{value.dtype} of shape {tuple(value.shape)}. For one optimizer per "
                 "value, vmap over the states."
             )
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif isinstance(value, Real) and not isinstance(value, bool):
         text, holds = _RANGES.get(name, _FINITE)
-        if not holds(value):
+        if not holds(float(value)):
             raise ValueError(
                 f"{where}: {name}: expected {text}, got {value}. {_REMEDY}"
             )
@@ -141,7 +142,7 @@ def _fill(like: Tensor, value: Any, time: Tensor | None = None) -> Any:
     if isinstance(value, Tensor):
         # A copy: the state is donated, the caller's tensor stays the caller's.
         return value.to(dtype=like.dtype, device=like.device).clone()
-    return torch.full_like(like, value)
+    return torch.full_like(like, float(value))
 
 
 def values(state: Any, name: str) -> Any:
@@ -262,6 +263,6 @@ def set_hyperparams(state: Any, **changes: Any) -> Any:
         if isinstance(value, Tensor):
             value = value.to(dtype=leaf.dtype, device=leaf.device)
             return value.expand(leaf.shape).clone()
-        return torch.full_like(leaf, value)
+        return torch.full_like(leaf, float(value))
 
     return tree.map_with_path(change, state)

@@ -10,6 +10,7 @@ dtype). Lengths are in steps. Any function of that kind is a schedule.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -198,9 +199,9 @@ def _check(function: str, name: str, value: Any) -> None:
     if isinstance(value, Tensor):
         return
     where = f"optim.schedules.{function}: {name}: expected a finite number"
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{where}, got {type(value).__name__}. Pass a number.")
-    if not math.isfinite(value):
+    if not math.isfinite(float(value)):
         raise ValueError(f"{where}, got {value}. Pass a number.")
 
 

@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch.func import grad, vmap
 
 from functorch_lab import optim, tree
+
+
+def test_numbers_of_numpy_are_numbers():
+    lr: Any = np.float32(0.25)
+    state = optim.sgd(lr=lr).init(torch.randn(3))
+    assert optim.get_hyperparams(state)["lr"].item() == 0.25
+    with pytest.raises(TypeError, match=r"optim\.sgd: lr: .* got bool"):
+        optim.sgd(lr=True)
 
 
 def test_get_names_every_hyperparameter(lab):
