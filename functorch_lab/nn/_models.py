@@ -91,7 +91,7 @@ def cnn(
 
     Example:
         >>> import torch, functorch_lab as fl
-        >>> model = fl.nn.cnn(1, [32, 64], 10)
+        >>> model = fl.nn.cnn(1, [32, 64, 128], 10, dropout=0.3)
         >>> params = model.init(fl.random.key(0))
         >>> model.apply(params, torch.zeros(7, 1, 8, 8)).shape
         torch.Size([7, 10])
