@@ -154,3 +154,12 @@ def test_max_norm_and_step_size_out_of_range_are_refused():
         TypeError, match=r"clip_by_global_norm: norm: expected max_norm"
     ):
         optim.clip_by_global_norm(norm=1.0)  # pyright: ignore[reportCallIssue]
+
+
+def test_a_float32_update_of_half_precision_params_is_rounded_once():
+    params = torch.tensor([1.0], dtype=torch.bfloat16)
+    just_over_half_a_step = torch.tensor([2.0**-8 + 2.0**-20])
+    got = optim.apply_updates(params, just_over_half_a_step)
+    assert got.item() == 1.0 + 2.0**-7
+    wrong = (params + just_over_half_a_step.bfloat16()).item()
+    assert wrong == 1.0, "the input does not tell the two roundings apart"
