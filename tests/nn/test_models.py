@@ -2,6 +2,8 @@
 # pyright: reportArgumentType=false
 """mlp and cnn: their layers, their shapes, and what they learn."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,7 +84,7 @@ def test_compiled_for_real_equals_eager():
 
 
 def test_cnn_learns_digits_in_a_few_epochs():
-    digits = load_digits()
+    digits: Any = load_digits()
     mixed = random.permutation(KEY, len(digits.target))
     x = torch.tensor(digits.images, dtype=torch.float32)[mixed].unsqueeze(1) / 8 - 1
     y = torch.tensor(digits.target)[mixed]
