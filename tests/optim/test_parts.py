@@ -163,3 +163,10 @@ def test_a_float32_update_of_half_precision_params_is_rounded_once():
     assert got.item() == 1.0 + 2.0**-7
     wrong = (params + just_over_half_a_step.bfloat16()).item()
     assert wrong == 1.0, "the input does not tell the two roundings apart"
+
+
+def test_scale_of_half_precision_grads_is_float32():
+    part = optim.scale(0.3)
+    grads = torch.tensor([1.5, -2.5], dtype=torch.bfloat16)
+    updates, _ = part.update(grads, part.init(grads))
+    torch.testing.assert_close(updates, torch.tensor([0.45, -0.75]))
