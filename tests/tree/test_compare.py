@@ -52,6 +52,11 @@ def test_diff_lists_every_leaf_that_differs():
 
 DIFFERENT = {
     "shape": ([B], [A], r"at \[0\]: expected \(3,\), got \(2,\)"),
+    "order of axes": (
+        [B.expand(2, 3)],
+        [B.expand(2, 3).T],
+        r"at \[0\]: expected \(2, 3\), got \(3, 2\)",
+    ),
     "dtype": ([A], [A.double()], r"at \[0\]: expected float32, got float64"),
     "key": ({"a": A}, {"A": A}, r"at the root: .* \(missing 'a', unexpected 'A'\)"),
     "kind": (
