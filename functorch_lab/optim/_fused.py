@@ -73,7 +73,7 @@ def fused(inner: GradientTransformation) -> GradientTransformation:
 
 def _check(where: str, params: Any, grads: Any) -> None:
     # Stricter than for other transformations: a buffer cannot leave one leaf out.
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         tree.check_same_structure(
             params,
             grads,

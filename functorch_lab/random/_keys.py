@@ -172,7 +172,7 @@ def _as_int64(seed: Any) -> int:
 
 def _require_device(device: Any) -> torch.device | None:
     """`device` as a torch.device; raise if this machine does not have it."""
-    if device is None or torch.compiler.is_compiling():
+    if device is None or torch.compiler.is_dynamo_compiling():
         return device
     available = ["cpu"]
     if torch.accelerator.is_available():

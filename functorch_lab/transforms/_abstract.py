@@ -16,13 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import optree
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import custom_function_call
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensor,
     FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
@@ -114,7 +113,9 @@ def eval_shape(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     _, results, out_spec = run("eval_shape", fn, call, leaves)
     tree = unflatten(out_spec, results)
     return map_tensors(
-        lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta"),
+        lambda x: torch.empty_strided(
+            x.shape, x.stride(), dtype=x.dtype, device="meta"
+        ),
         tree,
     )
 
@@ -126,7 +127,7 @@ class _RandomCalls(TorchDispatchMode):
         super().__init__()
         self.found = found
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if torch.Tag.nondeterministic_seeded in func.tags:
             self.found.setdefault(func.overloadpacket.__name__, user_line())
         return func(*args, **(kwargs or {}))
@@ -139,17 +140,15 @@ class _CustomFunctions(TorchFunctionMode):
         super().__init__()
         self.where, self.fn = where, fn
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
-        if func is torch._functorch.autograd_function.custom_function_call:
-            if not _kept_in_graph():
-                raise RuntimeError(
-                    f"{self.where}: {name_of(self.fn)}: {user_line()}: "
-                    f"{args[0].__name__} is a torch.autograd.Function inside vmap or a "
-                    "nested gradient, where the compiler would drop its backward. "
-                    "Write the gradient as a surrogate with stop_gradient, call it "
-                    "through torch.compiler.allow_in_graph, or take the gradient "
-                    "outside vmap."
-                )
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is custom_function_call and not _kept_in_graph():
+            raise RuntimeError(
+                f"{self.where}: {name_of(self.fn)}: {user_line()}: {args[0].__name__} "
+                "is a torch.autograd.Function inside vmap or a nested gradient, where "
+                "the compiler would drop its backward. Write the gradient as a "
+                "surrogate with stop_gradient, call it through "
+                "torch.compiler.allow_in_graph, or take the gradient outside vmap."
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -158,8 +157,8 @@ def _kept_in_graph() -> bool:
     from torch._dynamo import trace_rules
 
     kept = {
-        *trace_rules._allowed_callable_ids.function_ids,
-        *trace_rules._nonstrict_trace_callable_ids.function_ids,
+        *(trace_rules._allowed_callable_ids.function_ids or ()),
+        *(trace_rules._nonstrict_trace_callable_ids.function_ids or ()),
     }
     if not kept:
         return False
@@ -171,11 +170,13 @@ def _kept_in_graph() -> bool:
 
 
 # Files between the user's line and the operation that are not the user's.
-_LIBRARIES = tuple(
-    str(Path(module.__file__).parent)
-    for module in (torch, optree)
-    if module.__file__ is not None
-) + (str(Path(__file__).parent.parent), "<frozen", "<string")
+_LIBRARIES = (
+    str(Path(torch.__file__).parent),
+    str(Path(torch.__file__).parent.with_name("optree")),
+    str(Path(__file__).parent.parent),
+    "<frozen",
+    "<string",
+)
 
 
 def is_library(filename: str) -> bool:
@@ -198,9 +199,9 @@ def _needs_value(where: str, fn: Callable[..., Any], error: BaseException) -> st
     code = f" `{own[-1].line}`" if own and own[-1].line else ""
     if isinstance(error, DynamicOutputShapeException):
         return (
-            f"{where}: {name_of(fn)}: {place}:{code} makes a tensor whose shape depends "
-            "on values, but shapes are fixed when a function is traced. Use torch.where "
-            "or a mask of fixed shape."
+            f"{where}: {name_of(fn)}: {place}:{code} makes a tensor whose shape "
+            "depends on values, but shapes are fixed when a function is traced. Use "
+            "torch.where or a mask of fixed shape."
         )
     return (
         f"{where}: {name_of(fn)}: {place}:{code} needs the value of a tensor, but "
@@ -213,6 +214,3 @@ def _needs_value(where: str, fn: Callable[..., Any], error: BaseException) -> st
 def storage_of(leaf: Any) -> int | None:
     """Identity of an abstract tensor's memory."""
     return leaf.untyped_storage()._cdata if isinstance(leaf, Tensor) else None
-
-
-__all__ = ["FakeTensor", "eval_shape", "is_library", "is_running", "run", "user_line"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -49,10 +50,10 @@ class Parameters:
                     f"jit: {what}_argnums: expected a position among {count} "
                     f"parameters, got {number}. Count from 0."
                 )
-            number = number % count if number < 0 and count else number
-            found.add(number)
-            if number < len(self.names):
-                found.add(self.names[number])
+            place = number % count if number < 0 and count else number
+            found.add(place)
+            if place < count:
+                found.add(self.names[place])
         for name in _listed(what + "_argnames", names, str):
             if not self.open and name not in self.all:
                 raise ValueError(
@@ -64,16 +65,17 @@ class Parameters:
                 found.add(self.names.index(name))
         return frozenset(found)
 
-    def path(self, accessor: Any) -> str:
-        """`params['w']` for a leaf of `(args, kwargs)`."""
-        side, entry, *rest = accessor
-        key = entry.entry
-        if side.entry == 1:
-            label = str(key)
-        else:
-            label = self.names[key] if key < len(self.names) else f"args[{key}]"
-        tail = "".join(part.codify("") for part in rest)
-        return label + tail
+    def path(self, path: str) -> str:
+        """`params['w']` for the leaf at `[0][0]['w']` of `(args, kwargs)`."""
+        side, key, rest = _PLACE.fullmatch(path).groups()  # type: ignore[union-attr]
+        if side == "1":
+            return key.strip("'") + rest
+        number = int(key)
+        known = number < len(self.names)
+        return (self.names[number] if known else f"args[{number}]") + rest
+
+
+_PLACE = re.compile(r"\[(.)\]\[(.*?)\](.*)", re.DOTALL)
 
 
 def _listed(what: str, given: Names, kind: type) -> list[Any]:
@@ -105,7 +107,9 @@ def admit(name: str, leaves: list[Any], path: Callable[[int], str]) -> list[Any]
     wide = any(leaf.dtype in (torch.float64, torch.complex128) for leaf in tensors)
     device = next((x.device for x in tensors if x.device.type != "cpu"), None)
     return [
-        leaf if isinstance(leaf, Tensor) else _number(name, leaf, i, path, wide, device)
+        leaf
+        if isinstance(leaf, Tensor) or leaf is None
+        else _number(name, leaf, i, path, wide, device)
         for i, leaf in enumerate(leaves)
     ]
 
@@ -133,9 +137,18 @@ def _number(
     )
 
 
-def signature(leaves: Sequence[Tensor], labels: Sequence[str]) -> dict[str, str]:
+def signature(leaves: Sequence[Any], labels: Sequence[str]) -> dict[str, str]:
     """What a trace depends on, leaf by leaf, in words."""
-    return {label: _traits(leaf) for label, leaf in zip(labels, leaves, strict=True)}
+    first: dict[int, str] = {}
+    found: dict[str, str] = {}
+    for label, leaf in zip(labels, leaves, strict=True):
+        same = first.setdefault(id(leaf), label)
+        if leaf is None:
+            found[label] = "None"
+        else:
+            alias = "" if same == label else f", the same tensor as {same}"
+            found[label] = _traits(leaf) + alias
+    return found
 
 
 def _traits(leaf: Tensor) -> str:

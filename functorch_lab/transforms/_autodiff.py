@@ -70,11 +70,11 @@ def jvp(
     selection = _all_of("jvp", "primals", primals)
     directions = _matching("jvp", "tangents", tangents, primals, selection)
     flat = _FlatFunction("jvp", fn, selection.bind(fn, {}), has_aux)
-    value, tangent, aux = torch.func.jvp(
+    value, tangent, *aux = torch.func.jvp(
         flat, (entered(selection.primals),), (directions,), has_aux=True
     )
     results = flat.tree(value), flat.tree(tangent)
-    return (*results, flat.aux(aux)) if has_aux else results
+    return (*results, flat.aux(*aux)) if has_aux else results
 
 
 def vjp(
@@ -115,7 +115,7 @@ def vjp(
         (gradients,) = pullback(given)
         return selection.tree(gradients)
 
-    return (result, vjp_fn, flat.aux(aux)) if has_aux else (result, vjp_fn)
+    return (result, vjp_fn, flat.aux(*aux)) if has_aux else (result, vjp_fn)
 
 
 def jacrev(

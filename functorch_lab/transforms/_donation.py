@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from optree import PyTreeSpec
 from torch import Tensor
 
 from functorch_lab.transforms._abstract import storage_of
-from functorch_lab.transforms._flat import kind_of
+from functorch_lab.transforms._flat import Structure, kind_of
 
 
 class Donated(Tensor):
@@ -25,7 +24,7 @@ class Donated(Tensor):
     message = "donated"
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):  # noqa: ANN001
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
         kinds = [kind for kind in types if issubclass(kind, Donated)]
         raise RuntimeError(kinds[0].message if kinds else cls.message)
 
@@ -33,8 +32,8 @@ class Donated(Tensor):
 def void_type(name: str, path: str) -> type[Donated]:
     """The class of the donated tensors that stood at `path` among the arguments."""
     message = (
-        f"jit: {path} was donated to {name}, and its memory is reused: expected a tensor"
-        f" that is still valid. Use what {name} returned, or pass a tree.copy of it."
+        f"jit: {path} was donated to {name}, and its memory is reused: expected a "
+        f"tensor that is still valid. Use what {name} returned, or pass a tree.copy."
     )
     return type("Donated", (Donated,), {"message": message})
 
@@ -46,10 +45,10 @@ class Reuse(NamedTuple):
 
 
 def plan(
-    groups: Sequence[tuple[PyTreeSpec, Sequence[int]]],
+    groups: Sequence[tuple[Structure, Sequence[int]]],
     inputs: Sequence[Any],
     results: Sequence[Any],
-    spec: PyTreeSpec,
+    spec: Structure,
 ) -> tuple[Reuse, list[int]]:
     """Matches donated arguments with subtrees of the result of equal structure.
 
@@ -89,7 +88,7 @@ def plan(
     return Reuse(written), unmatched
 
 
-def _subtrees(spec: PyTreeSpec, start: int) -> list[tuple[PyTreeSpec, int]]:
+def _subtrees(spec: Structure, start: int) -> list[tuple[Structure, int]]:
     """Every subtree with the position of its first leaf, outer ones first."""
     found = [(spec, start)]
     for child in spec.children():

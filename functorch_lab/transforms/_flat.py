@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arguments and results as flat lists, for every transform.
 
-Here, unlike in `tree`, `None` is an empty node: an argument may be left out.
+Unlike elsewhere `None` is a leaf here: an argument may be left out.
 """
 
 from __future__ import annotations
@@ -9,41 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import optree
 import torch
-from optree import PyTreeSpec
 from torch import Tensor
 
-from functorch_lab.types import NAMESPACE
+from functorch_lab import tree as _tree
 
 Tree = Any
+Structure = Any
 
 
-def flatten(tree: Tree) -> tuple[list[Any], PyTreeSpec]:
-    return optree.tree_flatten(tree, namespace=NAMESPACE)
+def flatten(tree: Tree) -> tuple[list[Any], Structure]:
+    return _tree.flatten(tree, none_is_leaf=True)
 
 
-def unflatten(spec: PyTreeSpec, leaves: Sequence[Any]) -> Tree:
-    return optree.tree_unflatten(spec, leaves)
+def unflatten(structure: Structure, leaves: Sequence[Any]) -> Tree:
+    return structure.unflatten(leaves)
 
 
 def leaves(tree: Tree) -> list[Any]:
-    return optree.tree_leaves(tree, namespace=NAMESPACE)
-
-
-def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
-    """Applies `function` to the tensors of a tree and leaves what else is in it."""
-    return optree.tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf,
-        tree,
-        namespace=NAMESPACE,
-    )
+    return flatten(tree)[0]
 
 
 def paths(tree: Tree) -> list[str]:
     """Bracket paths of the leaves."""
-    _, spec = flatten(tree)
-    return [accessor.codify("") for accessor in spec.accessors()]
+    return flatten(tree)[1].paths()
+
+
+def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
+    """Applies `function` to the tensors of a tree and leaves what else is in it."""
+    found, structure = flatten(tree)
+    return structure.unflatten(
+        [function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in found]
+    )
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -49,9 +49,7 @@ def grad(
 
     @functools.wraps(fn)
     def grad_fn(*args: Any, **kwargs: Any) -> Any:
-        _, aux, gradients = _value_aux_grads(
-            "grad", fn, numbers, has_aux, args, kwargs
-        )
+        _, aux, gradients = _value_aux_grads("grad", fn, numbers, has_aux, args, kwargs)
         return (gradients, aux) if has_aux else gradients
 
     return grad_fn
@@ -131,8 +129,10 @@ def split_aux(
 
 def _check_scalar(where: str, fn: Callable[..., Any], value: object) -> None:
     if not isinstance(value, Tensor):
-        hint = "Pass has_aux=True for (value, aux)." if isinstance(value, tuple) else (
-            "Return the loss as a tensor."
+        hint = (
+            "Pass has_aux=True for (value, aux)."
+            if isinstance(value, tuple)
+            else ("Return the loss as a tensor.")
         )
         raise TypeError(
             f"{where}: {name_of(fn)}: expected a 0-d tensor as result, got "

@@ -16,8 +16,13 @@ from torch import Tensor
 from functorch_lab.transforms import _abstract
 from functorch_lab.transforms._arguments import Names, Parameters, admit
 from functorch_lab.transforms._engine import inside_gradient
-from functorch_lab.transforms._flat import flatten, name_of, require_callable
-from functorch_lab.transforms._traced import Options, Traced
+from functorch_lab.transforms._flat import (
+    flatten,
+    name_of,
+    require_callable,
+    unflatten,
+)
+from functorch_lab.transforms._traced import Call, Options, Traced
 
 
 class _Switch(threading.local):
@@ -83,14 +88,14 @@ def jit(
 ) -> Any:
     """Compiles a pure function into one graph for each signature of its arguments.
 
-    A signature is the structure of the arguments and each leaf's shape, dtype, device,
-    strides and requires_grad, with the values of static arguments and of the Python
+    A signature is the structure of the arguments and each leaf's shape, dtype, device
+    and strides, with the values of static arguments and of the Python
     objects the function closes over. Values of tensors and of Python numbers are not
     part of it. For a new signature the function is run once abstractly (its own errors
     come unchanged, and Python side effects happen once more) and compiled once.
 
-    Under another transform or an outer gradient the function is not compiled by itself:
-    put `jit` outermost.
+    Under another transform, and where torch's own autograd records (an argument
+    requires grad), the function is not compiled by itself: put `jit` outermost.
 
     Args:
         fn: a pure function of trees of tensors. Python numbers and NumPy arrays among
@@ -121,7 +126,8 @@ def jit(
     Warns:
         UserWarning: the function draws from torch's global generator, or a donated
             argument has no counterpart in the result.
-        RuntimeWarning: there is no compiler; functions run eagerly.
+        RuntimeWarning: there is no compiler, or an argument requires grad: the
+            function runs eagerly.
 
     Example:
         >>> import torch, functorch_lab as fl
@@ -196,7 +202,7 @@ class Jitted:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or _is_nested():
+        if torch.compiler.is_dynamo_compiling() or _is_nested():
             return self._fn(*args, **kwargs)
         statics: tuple[Any, ...] = ()
         if self._static:
@@ -209,12 +215,11 @@ class Jitted:
         for leaf in leaves:
             if type(leaf) is not Tensor:
                 leaves = admit(traced.name, leaves, traced.path)
+                args, kwargs = unflatten(spec, leaves)
                 break
-        return traced.call(leaves, eager=_switch.off)
+        return traced.call(Call(leaves, spec, (args, kwargs)), eager=_switch.off)
 
-    def _new(
-        self, key: Any, spec: Any, statics: Any, args: Any, kwargs: Any
-    ) -> Traced:
+    def _new(self, key: Any, spec: Any, statics: Any, args: Any, kwargs: Any) -> Traced:
         donated = [i for i in range(len(args)) if i in self._donated]
         named = [name for name in sorted(kwargs) if name in self._donated]
         return self._traced.setdefault(
@@ -224,6 +229,7 @@ class Jitted:
                 spec,
                 statics,
                 donated=(donated, named),
+                keywords=sorted(kwargs),
                 parameters=self._parameters,
                 options=self._options,
                 note=self._note,

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from optree import PyTreeSpec
 from torch import Tensor
 
 from functorch_lab.transforms._flat import (
@@ -31,7 +30,7 @@ class Selection:
         self.indices = [_checked_index(where, n, len(args)) for n in numbers]
         selected = [args[i] for i in self.indices]
         found, spec = flatten(selected)
-        self.spec: PyTreeSpec = spec
+        self.spec = spec
         self.leaves: list[Any] = [as_tensor(leaf) for leaf in found]
         self.chosen = [i for i, x in enumerate(self.leaves) if is_differentiable(x)]
         for index, leaf in enumerate(self.leaves):
@@ -68,9 +67,7 @@ class Selection:
             for i, variable in zip(self.chosen, variables, strict=True):
                 leaves[i] = variable
             args = list(self.args)
-            for i, tree in zip(
-                self.indices, unflatten(self.spec, leaves), strict=True
-            ):
+            for i, tree in zip(self.indices, unflatten(self.spec, leaves), strict=True):
                 args[i] = tree
             return function(*args, **kwargs)
 
@@ -98,9 +95,9 @@ def _checked_index(where: str, number: int, count: int) -> int:
 def checked_argnums(where: str, argnums: object) -> Argnums:
     if isinstance(argnums, int) and not isinstance(argnums, bool):
         return argnums
-    if isinstance(argnums, tuple | list) and argnums:
-        if all(isinstance(n, int) for n in argnums):
-            return tuple(argnums)
+    listed = tuple(argnums) if isinstance(argnums, tuple | list) else ()
+    if listed and all(isinstance(n, int) for n in listed):
+        return listed
     raise TypeError(
         f"{where}: argnums: expected an int or a tuple of ints, got {argnums!r}. "
         "Name the positions of the arguments to differentiate."

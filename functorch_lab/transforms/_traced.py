@@ -7,14 +7,12 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import optree
 import torch
-from optree import PyTreeSpec
 from torch import Tensor
 
-from functorch_lab.transforms import _abstract, _compile
+from functorch_lab.transforms import _abstract, _compile, _failure
 from functorch_lab.transforms._arguments import Parameters, signature
 from functorch_lab.transforms._donation import (
     Reuse,
@@ -23,8 +21,13 @@ from functorch_lab.transforms._donation import (
     plan,
     void_type,
 )
-from functorch_lab.transforms._flat import flatten, leaves, name_of, unflatten
-from functorch_lab.types import NAMESPACE
+from functorch_lab.transforms._flat import (
+    Structure,
+    flatten,
+    leaves,
+    name_of,
+    unflatten,
+)
 
 # Devices whose compiler is young: the first result is compared with eager.
 UNPROVEN = {"mps"}
@@ -37,7 +40,15 @@ class Options:
     fullgraph: bool
 
 
-class _Refused(Exception):  # noqa: N818 - a signal, caught in this file
+class Call(NamedTuple):
+    """The arguments of one call: flat, and as `(args, kwargs)`."""
+
+    leaves: list[Any]
+    spec: Structure
+    tree: tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class _Refused(Exception):
     pass
 
 
@@ -52,10 +63,11 @@ class Traced:
     def __init__(
         self,
         fn: Callable[..., Any],
-        spec: PyTreeSpec,
+        spec: Structure,
         statics: tuple[tuple[int | str, Any], ...],
         *,
         donated: tuple[list[int], list[str]],
+        keywords: list[str],
         parameters: Parameters,
         options: Options,
         note: Callable[[dict[str, str]], None],
@@ -65,93 +77,125 @@ class Traced:
         self._parameters = parameters
         self._options = options
         self._note = note
-        self._groups = _donated_groups(spec, donated)
+        self._groups = _donated_groups(spec, donated, keywords)
         self._donated = [i for _, positions in self._groups for i in positions]
         self._void = {i: void_type(self.name, self.path(i)) for i in self._donated}
-        self._plans: list[tuple[Reuse, PyTreeSpec]] = []
+        self._plans: list[tuple[Reuse, Structure]] = []
         self._permit: tuple[int, int] | None = None
         self._refused = threading.local()
         self._eager = False
+        self._warned = False
         self._compiled: Callable[..., Any] | None = None
 
     def path(self, index: int) -> str:
         """`params['w']`: the name of a leaf."""
-        return self._parameters.path(self.spec.accessors()[index])
+        return self._parameters.path(self.spec.paths()[index])
 
-    def call(self, found: list[Any], *, eager: bool) -> Any:
-        """Runs the function on the leaves of its arguments."""
-        originals = found
+    def call(self, call: Call, *, eager: bool) -> Any:
+        """Runs the function; afterwards the donated leaves are void."""
+        originals = call.leaves
         if self._donated:
-            check_distinct(self.name, found, self._donated, self.path)
-            found = list(found)
-            for i in self._donated:
-                found[i] = claim(found[i])
-        if eager or self._eager:
-            results, spec = self._run_eagerly(found)
+            call = self._claimed(call)
+        if any(leaf is not None and leaf.requires_grad for leaf in call.leaves):
+            eager = self._under_autograd(call) or eager
+            call = call if eager else _detached(call)
+        number, outputs = (None, []) if eager else self._run(call)
+        if number is None:
+            results, spec = flatten(self._applied(*call.tree))
         else:
-            number, outputs = self._run(found)
-            if number is None:
-                results, spec = self._run_eagerly(found)
-            else:
-                reuse, spec = self._plans[number]
-                results = _assembled(reuse, found, outputs)
+            reuse, spec = self._plans[number]
+            results = _assembled(reuse, call.leaves, outputs)
         if self._donated:
             void = {id(originals[i]) for i in self._donated}
             results = [x.detach() if id(x) in void else x for x in results]
             for i in self._donated:
-                originals[i].__class__ = self._void[i]
+                if originals[i] is not None:
+                    originals[i].__class__ = self._void[i]
         return unflatten(spec, results)
 
-    def _run(self, found: list[Any]) -> tuple[int | None, Any]:
+    def _under_autograd(self, call: Call) -> bool:
+        """Whether torch's own autograd records this call, which jit leaves to it."""
+        if not torch.is_grad_enabled():
+            return False
+        if not self._warned:
+            self._warned = True
+            index = [x is not None and x.requires_grad for x in call.leaves].index(True)
+            warnings.warn(
+                f"jit: {self.name}: {self.path(index)} requires grad: expected tensors "
+                "without a graph. It runs eagerly, and autograd records it. Detach the "
+                "argument, and take gradients inside with functorch_lab.grad.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return True
+
+    def _claimed(self, call: Call) -> Call:
+        """The call with memory of its own behind each donated leaf."""
+        check_distinct(self.name, call.leaves, self._donated, self.path)
+        leaves = list(call.leaves)
+        for i in self._donated:
+            if leaves[i] is not None:
+                leaves[i] = claim(leaves[i])
+        if all(a is b for a, b in zip(leaves, call.leaves, strict=True)):
+            return call
+        return Call(leaves, call.spec, unflatten(call.spec, leaves))
+
+    def _run(self, call: Call) -> tuple[int | None, list[Any]]:
+        """The number of the plan, and the results that are not written back."""
+        if self._eager:
+            return None, []
         if self._compiled is None:
-            return self._trace(found)
+            return self._trace(call)
         self._refused.now = False
         try:
-            return self._compiled(*found)
+            return self._compiled(*call.tree)
         except Exception as error:
-            limit = isinstance(error, torch._dynamo.exc.FailOnRecompileLimitHit)
-            if not (self._refused.now or limit):
-                if _compile.is_compiler_error(error):
-                    raise _compile.explain(self.name, error) from None
+            if not (self._refused.now or _failure.is_trace_limit(error)):
+                if _failure.is_compiler_error(error):
+                    raise _failure.explain(self.name, error) from None
                 raise
-        return self._trace(found)
+        return self._trace(call)
 
-    def _trace(self, found: list[Any]) -> tuple[int | None, Any]:
+    def _trace(self, call: Call) -> tuple[int | None, list[Any]]:
         """The abstract run, then the call that compiles."""
         with _compile.lock:
-            number = self._new_plan(found)
+            number = self._new_plan(call)
             if self._compiled is None:
                 self._compiled = self._make()
             self._permit = (threading.get_ident(), number)
-            proof = self._proof(found)
+            proof = self._proof(call)
             try:
                 with _compile.compiling():
-                    result = self._compiled(*found)
+                    result = self._compiled(*call.tree)
             except Exception as error:
-                if not _compile.is_compiler_error(error):
+                if not _failure.is_compiler_error(error):
                     raise
-                if _compile.lacks_compiler(error):
-                    _compile.warn_no_compiler(self.name, error)
+                if _failure.lacks_compiler(error):
+                    _failure.warn_no_compiler(self.name, error)
                     self._eager = True
-                    return None, None
-                raise _compile.explain(self.name, error) from None
+                    return None, []
+                raise _failure.explain(self.name, error) from None
             finally:
                 self._permit = None
-            if proof is not None and not self._proves(proof, found, result):
+            if proof is not None and not self._proves(proof, call, result):
                 self._eager = True
-                return None, None
+                return None, []
             return result
 
-    def _new_plan(self, found: list[Any]) -> int:
-        labels = [self._parameters.path(a) for a in self.spec.accessors()]
+    def _new_plan(self, call: Call) -> int:
+        labels = [self.path(i) for i in range(len(call.leaves))]
         self._note(
             {
-                **signature(found, labels),
+                **signature(call.leaves, labels),
                 **{f"static {k!r}": f"value {v!r}" for k, v in self.statics},
-                "the arguments": f"structure {self.spec}",
+                "the arguments": f"structure {call.spec}",
             }
         )
-        inputs, results, spec = _abstract.run("jit", self.fn, self._rebuilt, found)
+
+        def applied(*leaves: Any) -> Any:
+            return self._applied(*unflatten(call.spec, leaves))
+
+        inputs, results, spec = _abstract.run("jit", self.fn, applied, call.leaves)
         reuse, unmatched = plan(self._groups, inputs, results, spec)
         for number in unmatched:
             first = self._groups[number][1][0]
@@ -168,7 +212,6 @@ class Traced:
     def _make(self) -> Callable[..., Any]:
         fn = self.fn
         statics = self.statics
-        _jit_template = unflatten(self.spec, range(self.spec.num_leaves))
 
         @torch.compiler.assume_constant_result
         def announce() -> Any:
@@ -178,13 +221,11 @@ class Traced:
                 raise _Refused
             return permit[1], self._plans[permit[1]][0].written
 
-        def flat(*found: Tensor) -> Any:
+        def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             number, written = announce()
-            args, kwargs = optree.tree_map(
-                lambda i: found[i], _jit_template, namespace=NAMESPACE
-            )
-            args, kwargs = _with_statics(args, kwargs, statics)
-            results = leaves(fn(*args, **kwargs))
+            found = leaves((args, kwargs)) if written else []
+            positional, named = _with_statics(args, kwargs, statics)
+            results = leaves(fn(*positional, **named))
             for i, j in written:
                 found[i].copy_(results[j])
             moved = {j for _, j in written}
@@ -199,30 +240,28 @@ class Traced:
             fullgraph=options.fullgraph,
         )
 
-    def _rebuilt(self, *found: Any) -> Any:
-        args, kwargs = unflatten(self.spec, found)
-        args, kwargs = _with_statics(args, kwargs, self.statics)
-        return self.fn(*args, **kwargs)
+    def _applied(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        positional, named = _with_statics(args, kwargs, self.statics)
+        return self.fn(*positional, **named)
 
-    def _run_eagerly(self, found: Sequence[Any]) -> tuple[list[Any], PyTreeSpec]:
-        return flatten(self._rebuilt(*found))
-
-    def _proof(self, found: list[Any]) -> list[Any] | None:
-        if not any(leaf.device.type in UNPROVEN for leaf in found):
+    def _proof(self, call: Call) -> Call | None:
+        """A copy of the call, where its result has to be compared with eager."""
+        tensors = [leaf for leaf in call.leaves if isinstance(leaf, Tensor)]
+        if not any(leaf.device.type in UNPROVEN for leaf in tensors):
             return None
-        return [leaf.clone() for leaf in found]
+        leaves = [x.clone() if isinstance(x, Tensor) else x for x in call.leaves]
+        return Call(leaves, call.spec, unflatten(call.spec, leaves))
 
-    def _proves(self, proof: list[Any], found: list[Any], result: Any) -> bool:
+    def _proves(self, proof: Call, call: Call, result: Any) -> bool:
         """Compares the first compiled result with eager; restores the inputs if not."""
         number, outputs = result
         reuse, _ = self._plans[number]
-        expected, _ = self._run_eagerly([leaf.clone() for leaf in proof])
-        got = _assembled(reuse, found, outputs)
+        expected = flatten(self._applied(*proof.tree))[0]
+        got = _assembled(reuse, call.leaves, outputs)
         if all(_close(a, b) for a, b in zip(expected, got, strict=True)):
             return True
-        for leaf, old in zip(found, proof, strict=True):
-            if not leaf.requires_grad:
-                leaf.copy_(old)
+        for i, _ in reuse.written:
+            call.leaves[i].copy_(proof.leaves[i])
         warnings.warn(
             f"jit: {self.name}: the compiled result differs from eager on this device: "
             "expected equal results. It runs eagerly from now on.",
@@ -230,6 +269,11 @@ class Traced:
             stacklevel=6,
         )
         return False
+
+
+def _detached(call: Call) -> Call:
+    leaves = [x.detach() if isinstance(x, Tensor) else x for x in call.leaves]
+    return Call(leaves, call.spec, unflatten(call.spec, leaves))
 
 
 def _with_statics(
@@ -245,13 +289,16 @@ def _with_statics(
 
 
 def _donated_groups(
-    spec: PyTreeSpec, donated: tuple[list[int], list[str]]
-) -> list[tuple[PyTreeSpec, list[int]]]:
+    spec: Structure,
+    donated: tuple[list[int], list[str]],
+    keywords: list[str],
+) -> list[tuple[Structure, list[int]]]:
     """Structure and leaf positions of each donated argument."""
     numbers, names = donated
     args, kwargs = spec.children()
-    places = [*range(len(args.children())), *kwargs.entries()]
-    groups: list[tuple[PyTreeSpec, list[int]]] = []
+    # An empty tuple or dict has no children; keywords come in sorted order.
+    places = [*range(len(args.children())), *keywords]
+    groups: list[tuple[Structure, list[int]]] = []
     start = 0
     for place, child in zip(
         places, [*args.children(), *kwargs.children()], strict=True

@@ -76,9 +76,10 @@ def vmap(
         mapped = [i for i, dim in enumerate(spread) if dim is not None]
         out_spec: Any = None
         out_axes: list[int | None] = []
+        missing: list[bool] = []
 
-        def flat_fn(*samples: Any) -> tuple[list[Tensor], list[Tensor]]:
-            nonlocal out_spec, out_axes
+        def flat_fn(*samples: Any) -> tuple[list[Any], list[Any]]:
+            nonlocal out_spec, out_axes, missing
             values = list(found)
             for i, sample in zip(mapped, samples, strict=True):
                 values[i] = sample
@@ -87,7 +88,8 @@ def vmap(
             results, out_spec = flatten(result)
             out_axes = _spread("out_dims", out_dims, result)
             tensors = [_result(fn, value) for value in results]
-            pairs = list(zip(tensors, out_axes, strict=True))
+            missing = [value is None for value in tensors]
+            pairs = [p for p in zip(tensors, out_axes, strict=True) if p[0] is not None]
             stacked = [value for value, axis in pairs if axis is not None]
             return stacked, [value for value, axis in pairs if axis is None]
 
@@ -95,19 +97,19 @@ def vmap(
             torch.func.vmap(
                 flat_fn,
                 tuple(spread[i] for i in mapped),
-                (0, None),
+                (0, None),  # pyright: ignore[reportArgumentType] - a prefix with None
                 chunk_size=chunk_size,
             ),
             [found[i] for i in mapped],
         )
         moved, kept = iter(stacked), iter(single)
-        return unflatten(
-            out_spec,
-            [
-                next(kept) if axis is None else next(moved).movedim(0, axis)
-                for axis in out_axes
-            ],
-        )
+
+        def placed(axis: int | None, is_missing: bool) -> Any:
+            if is_missing:
+                return None
+            return next(kept) if axis is None else next(moved).movedim(0, axis)
+
+        return unflatten(out_spec, list(map(placed, out_axes, missing)))
 
     return vmapped
 
@@ -185,8 +187,7 @@ def _spread(name: str, dims: Dims, tree: Any) -> list[int | None]:
     if isinstance(dims, dict) and isinstance(tree, dict) and set(dims) == set(tree):
         pairs = [(dims[key], tree[key]) for key in sorted(tree)]
     elif isinstance(dims, tuple | list) and isinstance(tree, tuple | list):
-        if len(dims) == len(tree):
-            pairs = list(zip(dims, tree, strict=True))
+        pairs = list(zip(dims, tree, strict=True)) if len(dims) == len(tree) else None
     if pairs is None:
         raise ValueError(
             f"vmap: {name}: expected ints and None that match the outer structure, got "
@@ -245,8 +246,8 @@ def _check_axes(
         )
 
 
-def _result(fn: Callable[..., Any], value: Any) -> Tensor:
-    if isinstance(value, Tensor):
+def _result(fn: Callable[..., Any], value: Any) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
         return value
     if isinstance(value, bool | int | float | complex):
         return torch.tensor(value)
@@ -257,6 +258,7 @@ def _result(fn: Callable[..., Any], value: Any) -> Tensor:
 
 
 def _run(mapped: Callable[..., Any], inputs: list[Tensor]) -> Any:
+    """Calls torch's vmap; what it says of its own arguments is said of ours."""
     try:
         return mapped(*inputs)
     except RuntimeError as error:
@@ -266,4 +268,11 @@ def _run(mapped: Callable[..., Any], inputs: list[Tensor]) -> Any:
             "vmap: expected a function without hidden randomness, got one that draws "
             "from torch's global generator. Pass a key to each sample and draw with "
             "functorch_lab.random."
+        ) from error
+    except ValueError as error:
+        if "can not return a BatchedTensor" not in str(error):
+            raise
+        raise ValueError(
+            "vmap: out_dims: expected an axis for each result that depends on a mapped "
+            "argument, got None. Give None only to results that are the same for all."
         ) from error

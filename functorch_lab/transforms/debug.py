@@ -12,13 +12,13 @@ from torch import Tensor
 
 from functorch_lab.transforms import _abstract
 from functorch_lab.transforms._arguments import changes
-from functorch_lab.transforms._flat import flatten, paths
+from functorch_lab.transforms._flat import leaves, paths
 from functorch_lab.transforms._jit import Jitted
 
 __all__ = ["assert_max_traces", "nans", "print"]
 
 
-def print(template: str, /, **values: Any) -> None:  # noqa: A001 - the field's name
+def print(template: str, /, **values: Any) -> None:
     """Prints tensors when they are computed, also from a compiled function.
 
     Args:
@@ -36,7 +36,7 @@ def print(template: str, /, **values: Any) -> None:  # noqa: A001 - the field's 
 
     Source: the semantics of `jax.debug.print`.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         _compiled_print(template, **values)
         return
     if _abstract.is_running():
@@ -48,11 +48,13 @@ def print(template: str, /, **values: Any) -> None:  # noqa: A001 - the field's 
             )
         return
     shown = {name: _unwrapped(value) for name, value in values.items()}
-    builtins.print(template.format(**shown))
+    builtins.print(template.format(**shown))  # noqa: T201 - its purpose
 
 
 def _compiled_print(template: str, **values: Any) -> None:
-    torch._higher_order_ops.print(template, **values)
+    from torch._higher_order_ops.print import print as print_op
+
+    print_op(template, **values)
 
 
 def _unwrapped(value: Any) -> Any:
@@ -60,8 +62,9 @@ def _unwrapped(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     value = value.detach()
-    while torch._C._functorch.is_functorch_wrapped_tensor(value):
-        value = torch._C._functorch.get_unwrapped(value)
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while functorch.is_functorch_wrapped_tensor(value):
+        value = functorch.get_unwrapped(value)
     return value.item() if value.ndim == 0 else value
 
 
@@ -87,16 +90,10 @@ def nans(tree: Any, name: str = "tree") -> Any:
 
     Source: in the manner of `jax.debug_nans`.
     """
-    leaves, _ = flatten(tree)
-    names = paths(tree) if not torch.compiler.is_compiling() else _numbers(leaves)
-    for path, leaf in zip(names, leaves, strict=True):
+    for path, leaf in zip(paths(tree), leaves(tree), strict=True):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             _check_finite(f"{name}{path}", leaf)
     return tree
-
-
-def _numbers(leaves: list[Any]) -> list[str]:
-    return [f" leaf {index}" for index, _ in enumerate(leaves)]
 
 
 def _check_finite(label: str, leaf: Tensor) -> None:
@@ -105,8 +102,8 @@ def _check_finite(label: str, leaf: Tensor) -> None:
         "Look at what this leaf is computed from."
     )
     finite = torch.isfinite(leaf).all()
-    if torch.compiler.is_compiling():
-        torch._assert_async(finite, message)
+    if torch.compiler.is_dynamo_compiling():
+        torch.ops.aten._assert_async.msg(finite, message)
     elif not _abstract.is_running() and not bool(_unwrapped(finite)):
         raise FloatingPointError(message)
 

@@ -40,7 +40,7 @@ class Structure:
     @property
     def num_leaves(self) -> int:
         """Number of leaves."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             found: list[Any] = []
             walk(self._template, found)
             return len(found)
@@ -48,13 +48,22 @@ class Structure:
 
     def unflatten(self, leaves: Iterable[Any]) -> Tree:
         """The tree of this structure that has these leaves."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return build(self._template, iter(leaves))
         return self._eager_spec().unflatten(leaves)
 
+    def paths(self) -> list[str]:
+        """The bracket path of each leaf."""
+        template = self.kept()._template
+        return [leaf.bracket for leaf in named_leaves(template)]
+
+    def children(self) -> list[Structure]:
+        """The structures one level down; none below a leaf. Not while tracing."""
+        return [Structure(spec, None) for spec in self._eager_spec().children()]
+
     def along(self, other: Tree) -> list[Any] | None:
         """What `other` has where the leaves are; None where it is built otherwise."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             found: list[Any] = []
             return found if walk_along(self._template, other, found) else None
         try:
@@ -64,7 +73,7 @@ class Structure:
 
     def kept(self) -> Structure:
         """This structure in a form that outlives the tensors and serves in a trace."""
-        if torch.compiler.is_compiling() or self._template is not None:
+        if torch.compiler.is_dynamo_compiling() or self._template is not None:
             return self
         return Structure(self._spec, self.unflatten([_STAR] * self.num_leaves))
 
@@ -76,7 +85,7 @@ class Structure:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Structure):
             return False
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return first_difference(self._template, other._template) is None
         return self._eager_spec() == other._eager_spec()
 
@@ -89,7 +98,7 @@ class Structure:
 
 def open_tree(tree: Tree) -> tuple[list[Any], Structure]:
     """Leaves, `None` among them, and structure."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         found: list[Any] = []
         walk(tree, found)
         return found, Structure(None, tree)
@@ -114,8 +123,13 @@ def checked(tree: Tree, where: str) -> tuple[list[Any], Structure]:
     return found, treedef
 
 
-def flatten(tree: Tree) -> tuple[list[Any], Structure]:
+def flatten(tree: Tree, *, none_is_leaf: bool = False) -> tuple[list[Any], Structure]:
     """The leaves of a tree and its structure: `unflatten` undoes it.
+
+    Args:
+        tree: any tree.
+        none_is_leaf: `None` is a leaf like any other, in place of an error: for
+            arguments that may be left out.
 
     Raises:
         ValueError: there is a `None` in the tree.
@@ -126,7 +140,7 @@ def flatten(tree: Tree) -> tuple[list[Any], Structure]:
         >>> tree.flatten({"b": torch.tensor(2.0), "a": (torch.tensor(3.0),)})
         ([tensor(3.), tensor(2.)], {'b': *, 'a': (*,)})
     """
-    found, treedef = checked(tree, "flatten")
+    found, treedef = open_tree(tree) if none_is_leaf else checked(tree, "flatten")
     return found, treedef.kept()
 
 

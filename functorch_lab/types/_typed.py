@@ -72,7 +72,7 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal checker
-        if torch.compiler.is_compiling() or not _checking:
+        if torch.compiler.is_dynamo_compiling() or not _checking:
             return function(*args, **kwargs)
         if checker is None:
             checker = _Checker(function)
