@@ -16,7 +16,6 @@ from functorch_lab.random import _threefry
 
 SHAPES = [(), (7,), (2, 3, 5)]
 SEEDS = [0, 1, 42, 2**31 - 1, 2**31, 2**32 - 1, -1, -(2**31)]
-HALVES = [torch.float16, torch.bfloat16]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_randint_in_narrow_dtypes_and_with_tensor_bounds(jax):
     assert_close(as_int, as_tensor, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_draws_those_of_jax(jax, dtype):
     key, theirs = random.key(4), jax.random.PRNGKey(4)
     name = str(dtype).removeprefix("torch.")
@@ -321,7 +320,6 @@ DRAWS = {
     ),
     "orthogonal": lambda k: random.orthogonal(k, 3),
 }
-FLOAT32 = [name for name in DRAWS if name not in ("normal_bfloat16",)]
 
 
 @pytest.mark.parametrize("name", DRAWS)
@@ -380,24 +378,17 @@ def test_the_gradient_at_the_middle_is_finite():
     assert_close(g, expected, rtol=1e-5, atol=0)
 
 
+# Importing the compiler for the first time warns.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
 def test_compiled_draws_are_the_eager_ones():
-    # One graph for all: a compilation takes longer than all the other tests.
+    # Odd sizes: the last numbers are not computed in vectors.
     def draw(key):
-        a, b, c, d = random.split(random.fold_in(key, 3), 4)
-        return (
-            random.uniform(a, (3, 37)),
-            random.normal(b, (101,)),
-            random.randint(c, (7,), torch.tensor(-2), 5),
-            random.bits(d, (19,)),
-            random.key(-5),
-        )
+        return random.bits(key, (3, 37)), random.normal(key, (3, 37))
 
     key = random.key(41)
-    compiled = torch.compile(draw, fullgraph=True, dynamic=False)
-    for got, expected in zip(compiled(key), draw(key), strict=True):
-        assert_close(got, expected, rtol=0, atol=1e-6)
-    assert (compiled(key)[3] == draw(key)[3]).all()
-    assert (compiled(key)[0] == draw(key)[0]).all()
+    bits, normal = torch.compile(draw, fullgraph=True, dynamic=False)(key)
+    assert_close(bits, draw(key)[0], rtol=0, atol=0)
+    assert_close(normal, draw(key)[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DRAWS)
