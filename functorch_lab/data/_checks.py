@@ -23,7 +23,7 @@ def check_classification(
     enter a program, not into a step.
 
     Args:
-        x: Inputs, floating point, shape (n, *features).
+        x: Inputs, floating point, shape `(n, *features)`.
         y: Labels, integers 0 .. num_classes - 1, shape (n,).
         num_classes: The number of classes.
         features: Shape of one sample; an int stands for (int,). Unchecked if None.

@@ -38,8 +38,8 @@ def conv2d(  # noqa: PLR0913  (torch has as many)
     """Cross-correlation of images: from `(..., C, H, W)` to `(..., C_out, H', W')`.
 
     Any leading axes, none of them too: the last three are always one image. With
-    padding p, dilation d, kernel k and stride s, `H' = (H + 2 p - d (k - 1) - 1) // s
-    + 1`.
+    padding p, dilation d, kernel k and stride s,
+    `H' = (H + 2 p - d (k - 1) - 1) // s + 1`.
 
     Args:
         in_channels: C, divisible by `groups`.
@@ -57,10 +57,12 @@ def conv2d(  # noqa: PLR0913  (torch has as many)
         bias_init: an initializer for the bias; by default the same distribution.
 
     Returns:
-        A layer with params `{"weight": (C_out, C / groups, *kernel_size), "bias":
-        (C_out,)}`, without "bias" if there is none. Its `apply` raises `ValueError` for
-        params or an image of other shapes or too small an image, and `TypeError` for an
-        image that is not floating-point or differs from the params in dtype or device.
+        A layer.
+        Its params are "weight", of shape `(C_out, C / groups, *kernel_size)`, and
+        "bias", of shape `(C_out,)`, if there is one. Its `apply` raises `ValueError`
+        for params or an image of other shapes or too small an image, and `TypeError`
+        for an image that is not floating-point or differs from the params in dtype or
+        device.
 
     Raises:
         ValueError: a size below 1, groups that do not divide the channels, an unknown

@@ -33,8 +33,9 @@ def linear(
         bias_init: an initializer for the bias; by default the same distribution.
 
     Returns:
-        A layer with params `{"weight": (out_features, in_features), "bias":
-        (out_features,)}`, without "bias" if there is none. Its `apply` raises
+        A layer.
+        Its params are "weight", of shape `(out_features, in_features)`, and "bias", of
+        shape `(out_features,)`, if there is one. Its `apply` raises
         `ValueError` for params or an input of other shapes, and `TypeError` for an
         input that is not floating-point or differs from the params in dtype or device.
 

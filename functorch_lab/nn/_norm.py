@@ -30,7 +30,8 @@ def layer_norm(
         bias: whether there is a bias beside the weight.
 
     Returns:
-        A layer with params `{"weight": normalized_shape, "bias": normalized_shape}`,
+        A layer.
+        Its params are "weight" and "bias", both of shape `normalized_shape`,
         ones and zeros at first, or `()` without `elementwise_affine`. Its `apply`
         raises `ValueError` for params or an input of other shapes, and `TypeError` for
         an input that is not floating-point or differs from the params in dtype or

@@ -138,7 +138,7 @@ def adamw(
         eps: added to the root of the second moment.
         weight_decay: each step takes the fraction `lr * weight_decay` of a parameter
             away. A Python 0 leaves the part out.
-        mask: which leaves decay: a pattern over dotted paths ("*.weight"), or
+        mask: which leaves decay: a pattern over dotted paths (`"*.weight"`), or
             `predicate(path, leaf)`; None means all. With a mask `fused` refuses.
 
     Returns:

@@ -70,7 +70,7 @@ def add_decayed_weights(
 
     Args:
         weight_decay: the factor, per step.
-        mask: which leaves decay: a pattern over dotted paths ("*.weight"), or
+        mask: which leaves decay: a pattern over dotted paths (`"*.weight"`), or
             `predicate(path, leaf)`; None means all. With a mask `fused` refuses.
 
     Raises:

@@ -214,7 +214,7 @@ def orthogonal(
             vectors span: rows are orthonormal if n < m, columns if m < n.
 
     Returns:
-        Shape (*shape, n, m): the matrices of ``jax.random.orthogonal`` up to rounding.
+        Shape `(*shape, n, m)`: those of ``jax.random.orthogonal`` up to rounding.
 
     Raises:
         TypeError: if `key` is not a key, or an argument is of a wrong kind.

@@ -86,12 +86,13 @@ def categorical(key: Tensor, logits: Tensor, shape: Shape | None = None) -> Tens
     """Indices drawn with probabilities softmax(logits) along the last axis.
 
     By the Gumbel-max trick: the argmax of logits plus Gumbel noise. Chris J. Maddison,
-    Daniel Tarlow and Tom Minka, A* Sampling, NeurIPS 2014, section 2, arXiv:1411.0030.
+    Daniel Tarlow and Tom Minka, `A* Sampling`, NeurIPS 2014, section 2,
+    arXiv:1411.0030.
 
     Args:
         key: a key.
-        logits: (*batch, classes), unnormalised log-probabilities; -inf never comes.
-        shape: shape of the result, (*sample, *batch); None is `batch`.
+        logits: `(*batch, classes)`, unnormalised log-probabilities; -inf never comes.
+        shape: shape of the result, `(*sample, *batch)`; None is `batch`.
 
     Returns:
         int64 of shape `shape`: the draws of ``jax.random.categorical``, ties in

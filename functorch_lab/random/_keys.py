@@ -63,7 +63,8 @@ def split(key: Tensor, n: Shape = 2) -> Tensor:
         n: how many, or the shape of the array of keys.
 
     Returns:
-        int32 of shape (n, 2), or (*n, 2) for a tuple: the keys of ``jax.random.split``.
+        int32 of shape (n, 2), or `(*n, 2)` for a tuple. They are the keys of
+        ``jax.random.split``.
 
     Raises:
         TypeError: if `key` is not a key or `n` not an int or a tuple of ints.

@@ -27,8 +27,8 @@ def make_evaluate(
         batch_size: Samples per batch; the data's length if that is smaller.
 
     Returns:
-        `evaluate(params, x, y) -> {name: value}`, with x and y trees of tensors of
-        shape (n, ...).
+        The function `evaluate(params, x, y)`, which returns the metrics' values by
+        name. x and y are trees of tensors of shape (n, ...).
 
     Raises:
         TypeError: If `batch_size` is not an int.
