@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from functorch_lab import random
 from functorch_lab.random import _threefry
+from functorch_lab.random._erfinv import erfinv
 
 SHAPES = [(), (7,), (2, 3, 5)]
 SEEDS = [0, 1, 42, 2**31 - 1, 2**31, 2**32 - 1, -1, -(2**31)]
@@ -173,7 +174,7 @@ def test_the_extremes_of_the_normal(jax):
     count = torch.tensor([0, 1, 2, 2**22, 2**23 - 2, 2**23 - 1], dtype=torch.float32)
     u = count * 2.0**-22 + (2.0**-24 - 1)
     theirs = jax.scipy.special.erfinv(jax.numpy.array(u.numpy()))
-    equal(random._erfinv.erfinv(u), theirs, rtol=3e-7)
+    equal(erfinv(u), theirs, rtol=3e-7)
 
 
 def test_continuous_distributions_are_those_of_jax(jax):
@@ -192,6 +193,15 @@ def test_continuous_distributions_are_those_of_jax(jax):
     for n, m in ((3, 3), (5, 2), (2, 5)):
         ours = random.orthogonal(key, n, (7,), m=m)
         equal(ours, jax.random.orthogonal(theirs, n, (7,), m=m), 1e-4, 1e-5)
+
+
+def test_truncated_normals_stay_inside_an_interval_of_one_number():
+    key, inside = random.key(3), torch.tensor(2.0).nextafter(torch.tensor(3.0))
+    x = random.truncated_normal(key, 2.0, float(inside + 2.0**-22), (97,))
+    assert_close(x, inside.expand(97), rtol=0, atol=0)
+    half = torch.tensor(2.0, dtype=torch.float16)
+    x = random.truncated_normal(key, half, half + 2.0**-8, (97,), torch.float16)
+    assert_close(x, (half + 2.0**-9).expand(97), rtol=0, atol=0)
 
 
 def test_categorical_and_choice_are_those_of_jax(jax):
@@ -372,7 +382,7 @@ def test_gradients_reach_the_bounds(jax):
 
 def test_the_gradient_at_the_middle_is_finite():
     x = torch.tensor([0.0, 0.3]).requires_grad_()
-    (g,) = torch.autograd.grad(random._erfinv.erfinv(x).sum(), x)
+    (g,) = torch.autograd.grad(erfinv(x).sum(), x)
     inverse = torch.erfinv(x.detach())
     expected = math.sqrt(math.pi) / 2 * torch.exp(inverse**2)
     assert_close(g, expected, rtol=1e-5, atol=0)

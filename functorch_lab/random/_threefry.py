@@ -40,10 +40,7 @@ def threefry2x32(
 
 def split_counter(counter: Tensor) -> tuple[Tensor, Tensor]:
     """High and low 32 bits of int64 counters, each as int32."""
-    low = counter & 0xFFFFFFFF
-    # Subtracting by hand: a float-like cast of 2**32 - 1 to int32 may saturate.
-    low = torch.where(low >= 2**31, low - 2**32, low)
-    return (counter >> 32).to(torch.int32), low.to(torch.int32)
+    return (counter >> 32).to(torch.int32), counter.to(torch.int32)
 
 
 def words(key: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
