@@ -105,7 +105,7 @@ def vjp(
     require_callable("vjp", fn)
     selection = _all_of("vjp", "primals", primals)
     flat = _FlatFunction("vjp", fn, selection.bind(fn, {}), has_aux)
-    value, pullback, aux = torch.func.vjp(
+    value, pullback, *aux = torch.func.vjp(
         flat, entered(selection.primals), has_aux=True
     )
     result = flat.tree(value)

@@ -7,6 +7,7 @@ clever: random calls in random order to functions that look at everything they g
 import random as stdlib_random
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
@@ -116,7 +117,7 @@ def updated(x, y, n):
     return new, y, tensors(x)[0].sum() if tensors(x) else n
 
 
-FUNCTIONS = [fold, aliases, trained, mapped, updated]
+FUNCTIONS: list[Callable[..., Any]] = [fold, aliases, trained, mapped, updated]
 DTYPES = [torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.bool]
 
 
@@ -205,16 +206,20 @@ def snapshot(value: Any) -> Any:
 
 
 def same(got: Any, expected: Any, exact: bool) -> None:
-    assert type(got) is type(expected) or isinstance(got, Tensor), (got, expected)
+    """Structure, order of entries, dtypes and values are equal."""
+    assert isinstance(got, (type(expected), Tensor)), (got, expected)
     if isinstance(expected, Tensor):
-        tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-2, "atol": 1e-5}
+        rtol, atol = (0, 0) if exact else (1e-2, 1e-5)
         assert got.dtype == expected.dtype
-        assert_close(got.detach(), expected.detach(), equal_nan=True, **tolerance)
+        assert_close(
+            got.detach(), expected.detach(), equal_nan=True, rtol=rtol, atol=atol
+        )
     elif isinstance(expected, dict):
         assert list(got) == list(expected)
         for key in expected:
             same(got[key], expected[key], exact)
     elif isinstance(expected, Node):
+        assert isinstance(got, Node)
         same((got.first, got.second), (expected.first, expected.second), exact)
     elif isinstance(expected, tuple | list):
         assert len(got) == len(expected)
@@ -248,7 +253,7 @@ def run(seed: int, calls: int, exact: bool) -> None:
             pool: list[Tensor] = []
             args = make_tree(rng, pool), make_tree(rng, pool, 1), rng.choice([2, 0.7])
         earlier.append(args)
-        function = rng.choice(FUNCTIONS)
+        function: Callable[..., Any] = rng.choice(FUNCTIONS)
         inputs = snapshot(args[:2])
         expected = snapshot(function(*as_tensors(args)))
         same(jitted[function](*args), expected, exact)
