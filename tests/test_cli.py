@@ -72,7 +72,7 @@ def test_a_mistake_is_one_line_without_traceback() -> None:
     assert done.stdout == ""
     assert done.stderr == (
         f"{ERROR}recipes.digits: lr: expected a finite number > 0, got nan. "
-        "Give e.g. 0.003.\n"
+        "Give e.g. 0.005.\n"
     )
 
 

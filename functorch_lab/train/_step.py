@@ -96,11 +96,13 @@ def make_step(
         return loss, (new_state, aux)
 
     def step(state: TrainState, *batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        key = random.fold_in(state.key, state.step)
+        # Only what is used is traced: a generator's rounds take seconds to compile.
+        key = random.fold_in(state.key, state.step) if takes_key else state.key
         gradient = value_and_grad(call, has_aux=True)
         model_state, parts = state.model_state, []
         for i, part in enumerate(_cut(batch, accumulate)):
-            part_key = key if accumulate == 1 else random.fold_in(key, i)
+            folds = takes_key and accumulate > 1
+            part_key = random.fold_in(key, i) if folds else key
             (loss, (model_state, aux)), grads = gradient(
                 state.params, model_state, part_key, part
             )
@@ -145,9 +147,10 @@ def _unpack(
     elif pair and has_aux and not stateful:
         loss, aux = result
     else:
+        got = "Tensor" if isinstance(result, Tensor) else type(result).__name__
         raise TypeError(
-            f"{_WHERE}: loss_fn: expected {form} to be returned, got "
-            f"{type(result).__name__}. Set has_aux and stateful as the loss returns."
+            f"{_WHERE}: loss_fn: expected {form} to be returned, got {got}. Set "
+            "has_aux and stateful as the loss returns."
         )
     loss = cast(Any, loss)
     if not isinstance(loss, Tensor) or loss.ndim:

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from functorch_lab import optim, random, train, tree
 from functorch_lab.train import TrainState
+from functorch_lab.transforms import disable_jit
 from functorch_lab.types import GradientTransformation
 
 EXACT: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-14}
@@ -71,8 +72,9 @@ CASES: dict[str, tuple[Callable[[], GradientTransformation], Any, dict[str, Any]
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("accumulate", [1, 3])
+# Few of these tests compile: what they check does not depend on the compiler, and
+# that compiled equals eager is the subject of the tests of jit.
+@pytest.mark.parametrize(("name", "accumulate"), [("sgd", 1), ("adamw", 3)])
 def test_equals_torch_over_several_steps(name: str, accumulate: int) -> None:
     ours, theirs, options = CASES[name]
     net, data = module(), batches(7)
@@ -100,7 +102,8 @@ def test_accumulating_equals_the_large_batch() -> None:
     for parts in (1, 2, 6):
         state = train.init(params_of(module()), optimizer, key=random.key(0))
         step = train.make_step(loss_fn, optimizer, accumulate=parts)
-        results.append(run(step, state, data)[0].params)
+        with disable_jit():
+            results.append(run(step, state, data)[0].params)
     assert_close(results[1], results[0], **EXACT)
     assert_close(results[2], results[0], **EXACT)
 
@@ -116,7 +119,8 @@ def test_aux_of_parts_is_averaged_and_counts_add_up() -> None:
     for parts in (1, 2):
         state = train.init(params_of(module()), optimizer, key=random.key(0))
         step = train.make_step(loss_with_aux, optimizer, has_aux=True, accumulate=parts)
-        found.append(step(state, x, y)[1]["aux"])
+        with disable_jit():
+            found.append(step(state, x, y)[1]["aux"])
     right = int((apply(params_of(module()), x).argmax(-1) == y).sum())
     assert int(found[0]["right"]) == int(found[1]["right"]) == right
     assert_close(found[0]["x"], x.mean(), **EXACT)
@@ -132,8 +136,9 @@ def test_the_key_is_folded_with_the_step_and_the_part() -> None:
     key = random.key(5)
     start = train.init(x.new_tensor(1.5), optimizer, key=key)
     step = train.make_step(noisy, optimizer, donate=False)
-    state, first = step(start, x)
-    _, second = step(state, x)
+    with disable_jit():
+        state, first = step(start, x)
+        _, second = step(state, x)
     assert torch.equal(state.key, key)
     for i, found in enumerate((first, second)):
         drawn = random.normal(random.fold_in(key, i), (4,), dtype=x.dtype)
@@ -146,7 +151,8 @@ def test_the_key_is_folded_with_the_step_and_the_part() -> None:
         random.normal(random.fold_in(folded, i), (2,), dtype=x.dtype) for i in (0, 1)
     ]
     want = 1.5 * ((drawn[0] * x[:2]).sum() + (drawn[1] * x[2:]).sum()) / 2
-    assert_close(step(start, x)[1]["loss"], want)
+    with disable_jit():
+        assert_close(step(start, x)[1]["loss"], want)
 
 
 @pytest.mark.parametrize("has_aux", [False, True])
@@ -195,7 +201,8 @@ def test_changes_none_of_its_inputs_unless_it_donates() -> None:
     params, key = params_of(module()), random.key(3)
     state = train.init(params, optimizer, key=key)
     before = tree.copy(state)
-    train.make_step(loss_fn, optimizer, donate=False)(state, x, y)
+    with disable_jit():
+        train.make_step(loss_fn, optimizer, donate=False)(state, x, y)
     assert tree.equal(state, before)
     train.make_step(loss_fn, optimizer)(state, x, y)
     assert_close(params, params_of(module()), rtol=0, atol=0)  # init made copies
@@ -225,7 +232,8 @@ def test_many_small_leaves_share_buffers() -> None:
     few = train.init(big, optimizer, key=random.key(0))
     assert len(tree.leaves(many.opt_state)) < 12
     assert len(tree.leaves(few.opt_state)) > 8
-    state, _ = train.make_step(loss, optimizer)(many, torch.tensor(0.7))
+    with disable_jit():
+        state, _ = train.make_step(loss, optimizer)(many, torch.tensor(0.7))
     opt_state = optimizer.init(params)
     grads = tree.map(lambda p: 2 * p * 0.49, params)
     updates, _ = optimizer.update(grads, opt_state, params)
