@@ -31,15 +31,15 @@ def mlp() -> fl.types.Layer:
 
 
 def cnn() -> fl.types.Layer:
-    """Images (1, 8, 8) -> (32, 8, 8) -> (64, 4, 4) -> 128 -> 10 logits."""
+    """Images (1, 8, 8) -> (16, 8, 8) -> (32, 4, 4) -> 128 -> 10 logits."""
     return fl.nn.sequential(
-        fl.nn.conv2d(1, 32, 3, padding=1),
+        fl.nn.conv2d(1, 16, 3, padding=1),
         fl.nn.relu,
-        fl.nn.conv2d(32, 64, 3, padding=1),
+        fl.nn.conv2d(16, 32, 3, padding=1),
         fl.nn.relu,
         fl.nn.max_pool2d(2),
         fl.nn.flatten(),
-        fl.nn.linear(64 * 4 * 4, 128),
+        fl.nn.linear(32 * 4 * 4, 128),
         fl.nn.relu,
         fl.nn.linear(128, 10),
     )
