@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every layer and every optimizer, small, as pure functions of random arguments.
+
+Sizes are 2, 3, 5 and 7, and differ within a case, so that no axis passes for another.
+No number is 0 or 1: neither zero gradients nor factors of 1 can hide a mistake.
+A row is called as what it tests is, with a comma before what is special about it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functorch_lab import nn, optim, random, tree
+from functorch_lab.types import GradientTransformation, Layer
+
+
+def numbers_like(shapes: Any, seed: int, dtype: torch.dtype, device: Any = None) -> Any:
+    """A tree of random numbers like one of tensors; the same ones in every dtype."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(leaf: Tensor) -> Tensor:
+        values = torch.randn(leaf.shape, generator=generator)
+        return values.to(dtype=dtype, device=device)
+
+    return tree.map(draw, shapes)
+
+
+@dataclass(frozen=True)
+class LayerCase:
+    """A layer as a function `(params, x, key) -> y` of one sample.
+
+    Attributes:
+        layer: what is tested.
+        shape: of one sample.
+        has_params: whether there is anything to train.
+        draws: whether it needs a key in training.
+    """
+
+    layer: Layer
+    shape: tuple[int, ...]
+    has_params: bool = True
+    draws: bool = False
+    shared = (0,)  # arguments that all samples have in common
+
+    def __call__(self, params: Any, x: Tensor, key: Tensor) -> Any:
+        key_or_none = key if self.draws else None
+        return self.layer.apply(params, x, key=key_or_none, train=True)
+
+    def arguments(
+        self, seed: int, dtype: torch.dtype = torch.float64, device: Any = None
+    ) -> tuple[Any, ...]:
+        key = random.key(seed + 3, device=device)
+        # Ones and zeros, as layer_norm begins with, are replaced.
+        params = numbers_like(self.layer.init(key), seed + 11, dtype, device)
+        x = numbers_like(torch.empty(self.shape), seed + 7, dtype, device)
+        return params, x, key
+
+
+@dataclass(frozen=True)
+class OptimizerCase:
+    """A transformation as a step `(params, state, grads) -> (params, state)`.
+
+    Attributes:
+        optimizer: what is tested.
+        changes: other hyperparameters, as `set_hyperparams` takes them.
+    """
+
+    optimizer: GradientTransformation
+    changes: dict[str, Any] = field(default_factory=dict)
+    shared = ()
+
+    def __call__(self, params: Any, state: Any, grads: Any) -> Any:
+        updates, state = self.optimizer.update(grads, state, params)
+        return optim.apply_updates(params, updates), state
+
+    def arguments(
+        self, seed: int, dtype: torch.dtype = torch.float64, device: Any = None
+    ) -> tuple[Any, ...]:
+        """Step count, hyperparameters and all tensors differ from seed to seed."""
+        draws = [numbers_like(PARAMS, 10 * seed + i, dtype, device) for i in range(8)]
+        params, grads, *earlier = draws
+        state = self.optimizer.init(params)
+        for past in earlier[: 2 + seed]:
+            params, state = self(params, state, past)
+        if seed:
+            state = optim.set_hyperparams(state, **self.changes)
+        return params, state, grads
+
+
+PARAMS = {
+    "in": {"weight": torch.empty(2, 3)},
+    "out": (torch.empty(5), [torch.empty(())]),
+}
+
+
+def _forward(m: Any, x: Tensor) -> Tensor:
+    return m.drop(m.twice(torch.tanh(m.twice(x)))) + m.norm(x)
+
+
+_IMAGE = (3, 7, 5)
+_DENSE = nn.linear(5, 5)
+ACTIVATIONS = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "identity": nn.identity,
+    "leaky_relu": nn.leaky_relu,
+    "log_softmax": nn.log_softmax,
+    "mish": nn.mish,
+    "relu": nn.relu,
+    "selu": nn.selu,
+    "sigmoid": nn.sigmoid,
+    "silu": nn.silu,
+    "softmax": nn.softmax,
+    "softplus": nn.softplus,
+    "tanh": nn.tanh,
+}
+LAYERS = {
+    "linear": LayerCase(nn.linear(5, 7), (3, 5)),
+    "linear, no bias": LayerCase(nn.linear(5, 7, bias=False), (5,)),
+    "conv2d": LayerCase(nn.conv2d(3, 2, (3, 2)), _IMAGE),
+    "conv2d, same": LayerCase(
+        nn.conv2d(3, 6, 2, padding="same", groups=3, bias=False), _IMAGE
+    ),
+    "conv2d, circular": LayerCase(
+        nn.conv2d(3, 2, 3, stride=2, padding=(2, 1), padding_mode="circular"), _IMAGE
+    ),
+    "max_pool2d": LayerCase(nn.max_pool2d((3, 2)), _IMAGE, has_params=False),
+    "avg_pool2d": LayerCase(
+        nn.avg_pool2d(3, stride=2, padding=1), _IMAGE, has_params=False
+    ),
+    "flatten": LayerCase(nn.flatten(), (2, *_IMAGE), has_params=False),
+    "layer_norm": LayerCase(nn.layer_norm((3, 5)), (2, 3, 5)),
+    "layer_norm, plain": LayerCase(
+        nn.layer_norm(5, elementwise_affine=False), (3, 5), has_params=False
+    ),
+    "dropout": LayerCase(nn.dropout(0.3), (5, 7), has_params=False, draws=True),
+    "sequential": LayerCase(
+        nn.sequential(nn.linear(5, 3), nn.dropout(0.3), nn.tanh, nn.linear(3, 2)),
+        (7, 5),
+        draws=True,
+    ),
+    "residual": LayerCase(nn.residual(nn.sequential(nn.layer_norm(5), _DENSE)), (3, 5)),
+    "compose": LayerCase(
+        nn.compose(_forward, twice=_DENSE, drop=nn.dropout(0.3), norm=nn.layer_norm(5)),
+        (3, 5),
+        draws=True,
+    ),
+    "mlp": LayerCase(nn.mlp(5, [7, 3], 2, dropout=0.3), (5,), draws=True),
+    "cnn": LayerCase(
+        nn.cnn(3, [2, 5], 7, kernel_size=2, activation=nn.elu, dropout=0.3),
+        _IMAGE,
+        draws=True,
+    ),
+    **{
+        name: LayerCase(nn.sequential(function), (3, 5), has_params=False)
+        for name, function in ACTIVATIONS.items()
+    },
+}
+
+SCHEDULE = optim.schedules.warmup(optim.schedules.cosine(0.3, 7, 0.02), 2, 0.05)
+BETAS = (0.8, 0.9)  # far enough from 1 for finite differences
+OPTIMIZERS = {
+    "sgd": OptimizerCase(optim.sgd(lr=0.3), {"lr": 0.07}),
+    "sgd, momentum": OptimizerCase(
+        optim.sgd(lr=0.3, momentum=0.8, dampening=0.1, weight_decay=0.2),
+        {"lr": 0.07, "momentum": 0.6},
+    ),
+    "sgd, nesterov": OptimizerCase(
+        optim.sgd(lr=SCHEDULE, momentum=0.8, nesterov=True), {"momentum": 0.6}
+    ),
+    "adam": OptimizerCase(
+        optim.adam(lr=0.3, betas=BETAS, weight_decay=0.2),
+        {"lr": 0.07, "betas": (0.7, 0.8)},
+    ),
+    "adamw": OptimizerCase(
+        optim.adamw(lr=0.3, betas=BETAS, mask="*.weight"), {"lr": 0.07, "eps": 0.002}
+    ),
+    "adamw, schedule": OptimizerCase(
+        optim.adamw(lr=SCHEDULE, betas=BETAS, weight_decay=0.2), {"weight_decay": 0.3}
+    ),
+    "scale_by_adam": OptimizerCase(optim.scale_by_adam(BETAS), {"betas": (0.7, 0.8)}),
+    "trace": OptimizerCase(optim.trace(0.8, nesterov=True), {"momentum": 0.6}),
+    "scale": OptimizerCase(optim.scale(-0.3), {"step_size": -0.07}),
+    "scale_by_schedule": OptimizerCase(optim.scale_by_schedule(SCHEDULE)),
+    "add_decayed_weights": OptimizerCase(
+        optim.add_decayed_weights(0.2, mask="out.*"), {"weight_decay": 0.3}
+    ),
+    "clip_by_global_norm": OptimizerCase(
+        optim.clip_by_global_norm(0.7), {"max_norm": 0.3}
+    ),
+    "chain": OptimizerCase(
+        optim.chain(optim.clip_by_global_norm(2.3), optim.adamw(SCHEDULE, BETAS)),
+        {"max_norm": 1.7, "weight_decay": 0.3},
+    ),
+    "fused": OptimizerCase(
+        optim.fused(optim.sgd(lr=0.3, momentum=0.8, weight_decay=0.2)), {"lr": 0.07}
+    ),
+    "freeze": OptimizerCase(
+        optim.freeze(optim.fused(optim.adam(lr=0.3, betas=BETAS)), "out.*"),
+        {"lr": 0.07},
+    ),
+}
+
+# What is public but neither a layer nor an optimizer: the types of states, the parts
+# of a training loop, and namespaces with tests of their own.
+NOT_LAYERS = {"init"}
+NOT_OPTIMIZERS = {
+    *("AdamState", "HyperparamsState", "SGDState", "Hyperparameter", "Schedule"),
+    *("apply_updates", "get_hyperparams", "set_hyperparams", "schedules"),
+    *("elementwise", "is_elementwise"),
+}
