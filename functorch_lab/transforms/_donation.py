@@ -39,9 +39,20 @@ def void_type(name: str, path: str) -> type[Donated]:
 
 
 class Reuse(NamedTuple):
-    """Which result takes the memory of which donated leaf, in one traced signature."""
+    """What becomes of the donated leaves in one traced signature.
 
-    written: tuple[tuple[int, int], ...]  # positions: (leaf of arguments, of results)
+    Numbers are positions in the flat lists of the arguments and of the results.
+    """
+
+    written: tuple[tuple[int, int], ...]  # (argument, result that takes its memory)
+    sources: tuple[
+        int, ...
+    ]  # for each result the donated argument it comes from, or -1
+
+    def assembled(self, found: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
+        """All results in order; those on donated memory as new tensors."""
+        rest = iter(outputs)
+        return [found[i].detach() if i >= 0 else next(rest) for i in self.sources]
 
 
 def plan(
@@ -85,7 +96,11 @@ def plan(
     # Memory that a result still shows (returned as it came, or a view) stays as it is.
     exposed = {storage_of(leaf) for leaf in results}
     written = tuple((i, j) for i, j in pairs if storage_of(inputs[i]) not in exposed)
-    return Reuse(written), unmatched
+    came = {id(inputs[i]): i for _, positions in groups for i in positions}
+    sources = [came.get(id(leaf), -1) if leaf is not None else -1 for leaf in results]
+    for i, j in written:
+        sources[j] = i
+    return Reuse(written, tuple(sources)), unmatched
 
 
 def _subtrees(spec: Structure, start: int) -> list[tuple[Structure, int]]:
@@ -107,16 +122,16 @@ def _same_kind(a: Any, b: Any) -> bool:
     )
 
 
-def claim(leaf: Tensor) -> Tensor:
-    """The leaf to write into: itself, or a copy where its memory is not its alone."""
-    if leaf.requires_grad:
-        leaf = leaf.detach()
-        return leaf.clone()
-    # Two holders are the tensor and the storage object made here to ask.
-    storage = leaf.untyped_storage()
-    if torch._C._storage_Use_Count(storage._cdata) > 2:
-        return leaf.clone()
-    return leaf
+def not_alone(leaves: Sequence[Any], donated: Sequence[int]) -> list[int]:
+    """The donated leaves whose memory something else can see, or a graph records."""
+    # Two holders of a storage are its tensor and the object made here to ask.
+    holders = torch._C._storage_Use_Count
+    return [
+        i
+        for i in donated
+        if (leaf := leaves[i]) is not None
+        and (leaf.requires_grad or holders(leaf.untyped_storage()._cdata) > 2)
+    ]
 
 
 def check_distinct(
@@ -127,11 +142,11 @@ def check_distinct(
     Raises:
         ValueError: one tensor stands at two places, one of them donated.
     """
-    if len({id(leaf) for leaf in leaves}) == len(leaves):
+    if len(set(map(id, leaves))) == len(leaves):
         return
     for i in donated:
         for j, other in enumerate(leaves):
-            if j != i and other is leaves[i]:
+            if j != i and other is leaves[i] and other is not None:
                 raise ValueError(
                     f"jit: {name}: {path(i)} and {path(j)} are one tensor: expected a "
                     f"donated tensor at one place only, got {kind_of(other)} twice. "

@@ -212,12 +212,15 @@ class Jitted:
         traced = self._traced.get(key)
         if traced is None:
             traced = self._new(key, spec, statics, args, kwargs)
+        recorded = False
         for leaf in leaves:
-            if type(leaf) is not Tensor:
+            if type(leaf) is not Tensor or leaf.requires_grad:
                 leaves = admit(traced.name, leaves, traced.path)
                 args, kwargs = unflatten(spec, leaves)
+                recorded = any(x is not None and x.requires_grad for x in leaves)
                 break
-        return traced.call(Call(leaves, spec, (args, kwargs)), eager=_switch.off)
+        call = Call(leaves, spec, (args, kwargs), recorded)
+        return traced.call(call, eager=_switch.off)
 
     def _new(self, key: Any, spec: Any, statics: Any, args: Any, kwargs: Any) -> Traced:
         donated = [i for i in range(len(args)) if i in self._donated]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from functorch_lab.transforms._arguments import Parameters, signature
 from functorch_lab.transforms._donation import (
     Reuse,
     check_distinct,
-    claim,
+    not_alone,
     plan,
     void_type,
 )
@@ -46,6 +46,7 @@ class Call(NamedTuple):
     leaves: list[Any]
     spec: Structure
     tree: tuple[tuple[Any, ...], dict[str, Any]]
+    recorded: bool = False  # whether a leaf requires grad
 
 
 class _Refused(Exception):
@@ -79,7 +80,7 @@ class Traced:
         self._note = note
         self._groups = _donated_groups(spec, donated, keywords)
         self._donated = [i for _, positions in self._groups for i in positions]
-        self._void = {i: void_type(self.name, self.path(i)) for i in self._donated}
+        self._void = [(i, void_type(self.name, self.path(i))) for i in self._donated]
         self._plans: list[tuple[Reuse, Structure]] = []
         self._permit: tuple[int, int] | None = None
         self._refused = threading.local()
@@ -96,21 +97,20 @@ class Traced:
         originals = call.leaves
         if self._donated:
             call = self._claimed(call)
-        if any(leaf is not None and leaf.requires_grad for leaf in call.leaves):
+        if call.recorded:
             eager = self._under_autograd(call) or eager
             call = call if eager else _detached(call)
         number, outputs = (None, []) if eager else self._run(call)
         if number is None:
             results, spec = flatten(self._applied(*call.tree))
+            given = {id(call.leaves[i]) for i in self._donated} - {id(None)}
+            results = [x.detach() if id(x) in given else x for x in results]
         else:
             reuse, spec = self._plans[number]
-            results = _assembled(reuse, call.leaves, outputs)
-        if self._donated:
-            void = {id(originals[i]) for i in self._donated}
-            results = [x.detach() if id(x) in void else x for x in results]
-            for i in self._donated:
-                if originals[i] is not None:
-                    originals[i].__class__ = self._void[i]
+            results = reuse.assembled(call.leaves, outputs)
+        for i, void in self._void:
+            if originals[i] is not None:
+                originals[i].__class__ = void
         return unflatten(spec, results)
 
     def _under_autograd(self, call: Call) -> bool:
@@ -132,13 +132,14 @@ class Traced:
     def _claimed(self, call: Call) -> Call:
         """The call with memory of its own behind each donated leaf."""
         check_distinct(self.name, call.leaves, self._donated, self.path)
-        leaves = list(call.leaves)
-        for i in self._donated:
-            if leaves[i] is not None:
-                leaves[i] = claim(leaves[i])
-        if all(a is b for a, b in zip(leaves, call.leaves, strict=True)):
+        shared = not_alone(call.leaves, self._donated)
+        if not shared:
             return call
-        return Call(leaves, call.spec, unflatten(call.spec, leaves))
+        leaves = list(call.leaves)
+        for i in shared:
+            leaves[i] = leaves[i].detach().clone()
+        recorded = any(leaf is not None and leaf.requires_grad for leaf in leaves)
+        return Call(leaves, call.spec, unflatten(call.spec, leaves), recorded)
 
     def _run(self, call: Call) -> tuple[int | None, list[Any]]:
         """The number of the plan, and the results that are not written back."""
@@ -219,17 +220,17 @@ class Traced:
             if permit is None or permit[0] != threading.get_ident():
                 self._refused.now = True
                 raise _Refused
-            return permit[1], self._plans[permit[1]][0].written
+            reuse, _ = self._plans[permit[1]]
+            return permit[1], reuse.written, reuse.sources
 
         def flat(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            number, written = announce()
+            number, written, sources = announce()
             found = leaves((args, kwargs)) if written else []
             positional, named = _with_statics(args, kwargs, statics)
             results = leaves(fn(*positional, **named))
             for i, j in written:
                 found[i].copy_(results[j])
-            moved = {j for _, j in written}
-            return number, [x for j, x in enumerate(results) if j not in moved]
+            return number, [x for j, x in enumerate(results) if sources[j] < 0]
 
         options = self._options
         return _compile.compile_flat(
@@ -257,7 +258,7 @@ class Traced:
         number, outputs = result
         reuse, _ = self._plans[number]
         expected = flatten(self._applied(*proof.tree))[0]
-        got = _assembled(reuse, call.leaves, outputs)
+        got = reuse.assembled(call.leaves, outputs)
         if all(_close(a, b) for a, b in zip(expected, got, strict=True)):
             return True
         for i, _ in reuse.written:
@@ -308,16 +309,6 @@ def _donated_groups(
             groups.append((child, list(range(start, stop))))
         start = stop
     return groups
-
-
-def _assembled(reuse: Reuse, found: Sequence[Any], outputs: Sequence[Any]) -> list[Any]:
-    """All results in order; those on donated memory as new tensors."""
-    if not reuse.written:
-        return list(outputs)
-    rest = iter(outputs)
-    moved = {j: found[i].detach() for i, j in reuse.written}
-    total = len(moved) + len(outputs)
-    return [moved[j] if j in moved else next(rest) for j in range(total)]
 
 
 def _close(a: Any, b: Any) -> bool:

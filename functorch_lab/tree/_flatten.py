@@ -129,7 +129,8 @@ def flatten(tree: Tree, *, none_is_leaf: bool = False) -> tuple[list[Any], Struc
     Args:
         tree: any tree.
         none_is_leaf: `None` is a leaf like any other, in place of an error: for
-            arguments that may be left out.
+            arguments that may be left out. The structure is then for eager code only,
+            or for the trace in which it was made.
 
     Raises:
         ValueError: there is a `None` in the tree.
@@ -140,7 +141,9 @@ def flatten(tree: Tree, *, none_is_leaf: bool = False) -> tuple[list[Any], Struc
         >>> tree.flatten({"b": torch.tensor(2.0), "a": (torch.tensor(3.0),)})
         ([tensor(3.), tensor(2.)], {'b': *, 'a': (*,)})
     """
-    found, treedef = open_tree(tree) if none_is_leaf else checked(tree, "flatten")
+    if none_is_leaf:
+        return open_tree(tree)
+    found, treedef = checked(tree, "flatten")
     return found, treedef.kept()
 
 
