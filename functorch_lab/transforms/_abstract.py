@@ -8,6 +8,7 @@ would silently change, and tells the structure and the aliasing of the results.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import traceback
 import warnings
@@ -72,12 +73,11 @@ def run(
     finally:
         _state.running = previous
     for operation, place in random_at.items():
-        warnings.warn(
+        warn(
             f"{where}: {name_of(fn)}: {place}: {operation} draws from torch's global "
             "generator, so compiled and eager results differ and repeat with no key. "
             "Pass a key and draw with functorch_lab.random.",
             UserWarning,
-            stacklevel=5,
         )
     results, spec = flatten(result)
     return inputs, results, spec
@@ -190,6 +190,14 @@ def user_line() -> str:
         if not is_library(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{line}"
     return "an unknown line"
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warns at the user's line."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and is_library(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _needs_value(where: str, fn: Callable[..., Any], error: BaseException) -> str:

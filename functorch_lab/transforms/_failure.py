@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import warnings
-
-from functorch_lab.transforms._abstract import is_library
+from functorch_lab.transforms._abstract import is_library, warn
 
 
 def lacks_compiler(error: BaseException) -> bool:
@@ -31,12 +29,11 @@ def warn_no_compiler(name: str, error: BaseException) -> None:
         return
     _warned.append(name)
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    warnings.warn(
+    warn(
         f"jit: {name}: expected a working compiler, got: {first} Functions run "
         "eagerly, with the same results. Install a C++ compiler (g++ or clang++), then "
         "run `functorch-lab doctor`.",
         RuntimeWarning,
-        stacklevel=5,
     )
 
 

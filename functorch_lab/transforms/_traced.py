@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -120,12 +119,11 @@ class Traced:
         if not self._warned:
             self._warned = True
             index = [x is not None and x.requires_grad for x in call.leaves].index(True)
-            warnings.warn(
+            _abstract.warn(
                 f"jit: {self.name}: {self.path(index)} requires grad: expected tensors "
                 "without a graph. It runs eagerly, and autograd records it. Detach the "
                 "argument, and take gradients inside with functorch_lab.grad.",
                 RuntimeWarning,
-                stacklevel=4,
             )
         return True
 
@@ -200,12 +198,11 @@ class Traced:
         reuse, unmatched = plan(self._groups, inputs, results, spec)
         for number in unmatched:
             first = self._groups[number][1][0]
-            warnings.warn(
+            _abstract.warn(
                 f"jit: {self.name}: {self.path(first)} is donated, but no part of the "
                 "result has the structure, shapes and dtypes of its argument. Return "
                 "its new value, or don't donate it.",
                 UserWarning,
-                stacklevel=7,
             )
         self._plans.append((reuse, spec))
         return len(self._plans) - 1
@@ -263,11 +260,10 @@ class Traced:
             return True
         for i, _ in reuse.written:
             call.leaves[i].copy_(proof.leaves[i])
-        warnings.warn(
+        _abstract.warn(
             f"jit: {self.name}: the compiled result differs from eager on this device: "
             "expected equal results. It runs eagerly from now on.",
             RuntimeWarning,
-            stacklevel=6,
         )
         return False
 

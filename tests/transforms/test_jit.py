@@ -345,7 +345,7 @@ class TestCustomFunctions:
         with pytest.raises(
             RuntimeError, match=r"Sevenfold is a torch\.autograd\.Function"
         ):
-            jit(f)(*args)
+            jit(any_(f))(*args)
 
     def test_torch_still_drops_it(self):
         """Fails when torch is repaired: then the refusal can go."""
@@ -445,8 +445,9 @@ class TestFailures:
     def test_torch_random_functions_warn_and_point_to_keys(self):
         with pytest.warns(
             UserWarning, match=r"test_jit.py:\d+: rand draws .* Pass a key"
-        ):
+        ) as caught:
             jit(lambda x: x + torch.rand(3))(X)
+        assert caught[0].filename == __file__
         with pytest.warns(UserWarning, match=r"draws from torch's global generator"):
             jit(torch.nn.functional.dropout)(X)
 
