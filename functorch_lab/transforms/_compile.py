@@ -47,6 +47,10 @@ def compile_flat(
         from functorch_lab.transforms._overwrite import ReadBeforeOverwrite
 
         options["post_grad_custom_post_pass"] = ReadBeforeOverwrite()
+        # Inductor writes an expression out anew at each use until it has this many
+        # operations. With its 30, the rounds of one random draw take a minute to
+        # compile, with 12 two seconds; the code is as fast.
+        options["realize_opcount_threshold"] = 12
         options.update(torch._inductor.list_mode_options(mode, dynamic) if mode else {})
     # A code object of its own: Dynamo counts and looks up compilations by code object.
     assert isinstance(function, types.FunctionType)

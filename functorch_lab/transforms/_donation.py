@@ -152,3 +152,11 @@ def check_distinct(
                     f"donated tensor at one place only, got {kind_of(other)} twice. "
                     "Pass a tree.copy of one of them."
                 )
+
+
+def write(old: Tensor, new: Tensor) -> None:
+    """Writes the new value into the old one's memory, in a traced function."""
+    if old.ndim == 0 and old.dtype == torch.float64:
+        # AOTAutograd drops a copy_ into a 0-d float64 input on the CPU (torch 2.13).
+        old, new = old.view(1), new.view(1)
+    old.copy_(new)

@@ -19,6 +19,7 @@ from functorch_lab.transforms._donation import (
     not_alone,
     plan,
     void_type,
+    write,
 )
 from functorch_lab.transforms._flat import (
     Structure,
@@ -226,7 +227,7 @@ class Traced:
             positional, named = _with_statics(args, kwargs, statics)
             results = leaves(fn(*positional, **named))
             for i, j in written:
-                found[i].copy_(results[j])
+                write(found[i], results[j])
             return number, [x for j, x in enumerate(results) if sources[j] < 0]
 
         options = self._options

@@ -192,6 +192,28 @@ def test_inductor_still_needs_the_pass_that_protects_the_write_back():
     assert a.tolist() == b.tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64])
+def test_donated_scalars_are_written(dtype):
+    f = jit(lambda s, v: (s * 2 + 1, v * s), donate_argnums=(0, 1))
+    s, v = torch.tensor(3, dtype=dtype), torch.tensor([5, 7], dtype=dtype)
+    memory = s.data_ptr()
+    for expected in ((7, [15, 21]), (15, [105, 147])):
+        s, v = f(s, v)
+        assert (s.item(), v.tolist()) == expected
+    assert s.data_ptr() == memory
+
+
+def test_torch_still_drops_writes_into_float64_scalars():
+    """Fails when torch is repaired: then the view in `_donation.write` can go."""
+
+    def double(s):
+        s.copy_(s * 2)
+
+    s = torch.tensor(3.0, dtype=torch.float64)
+    torch.compile(double, backend="aot_eager")(s)
+    assert s.item() == 3.0
+
+
 @pytest.mark.usefixtures("eager_backend")
 class TestTraces:
     def test_values_and_numbers_do_not_retrace(self):
