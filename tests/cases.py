@@ -83,7 +83,7 @@ class OptimizerCase:
         params, grads, *earlier = draws
         state = self.optimizer.init(params)
         for past in earlier[: 2 + seed]:
-            params, state = self(params, state, past)
+            _, state = self(params, state, past)
         if seed:
             state = optim.set_hyperparams(state, **self.changes)
         return params, state, grads
