@@ -149,7 +149,7 @@ def main() -> None:
         np.testing.assert_allclose(
             values, losses["functorch_lab"], rtol=1e-4, err_msg=name
         )
-    rows = {"step": seconds_per_call(sides, blocks=15, calls=50)}
+    rows = {"step": seconds_per_call(sides, blocks=9, calls=40)}
     report("train_step", __doc__.splitlines()[0], rows, ours="functorch_lab")
 
 

@@ -23,7 +23,12 @@ from functorch_lab.transforms import (
     vmap,
 )
 
-jax.config.update("jax_enable_x64", True)
+
+@pytest.fixture(autouse=True)
+def float64_in_jax():
+    with jax.enable_x64(True):
+        yield
+
 
 X = torch.tensor([[0.3, -1.7, 2.2], [1.4, 0.6, -0.9]], dtype=torch.float64)
 Y = torch.tensor([0.7, -1.2], dtype=torch.float64)
