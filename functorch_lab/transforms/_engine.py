@@ -9,8 +9,9 @@ transform it is `torch.func`, which nests. Measured in docs/architecture.md.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -52,10 +53,10 @@ def value_and_gradients(
 
 
 def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:
-    variables = [leaf.detach().requires_grad_() for leaf in primals]
     _level.depth += 1
     try:
-        with torch.enable_grad():
+        with _recording():
+            variables = [_variable(leaf) for leaf in primals]
             value, aux = call(variables)
             if value.requires_grad and variables:
                 gradients = list(
@@ -68,6 +69,26 @@ def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]
     finally:
         _level.depth -= 1
     return value.detach(), map_tensors(torch.Tensor.detach, aux), gradients
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Gradients are those of the function, whatever mode it is called in."""
+    with torch.enable_grad():
+        if (
+            torch.compiler.is_dynamo_compiling()
+            or not torch.is_inference_mode_enabled()
+        ):
+            yield
+        else:
+            with torch.inference_mode(False):
+                yield
+
+
+def _variable(leaf: Tensor) -> Tensor:
+    # An inference tensor can't be recorded, but its clone can.
+    inference = not torch.compiler.is_dynamo_compiling() and leaf.is_inference()
+    return (leaf.clone() if inference else leaf.detach()).requires_grad_()
 
 
 def _inner(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:

@@ -147,9 +147,12 @@ def test_no_graph_leaks():
 
 
 def test_gradients_do_not_depend_on_grad_mode():
-    with torch.no_grad():
-        inside = grad(loss)(PARAMS, X, Y)
-    check(inside, as_jax(grad(loss)(PARAMS, X, Y)))
+    expected = as_jax(grad(loss)(PARAMS, X, Y))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            check(grad(loss)(PARAMS, X, Y), expected)
+            made_inside = {k: v * 1 for k, v in PARAMS.items()}
+            check(grad(loss)(made_inside, X, Y), expected)
 
 
 def test_a_python_float_is_a_scalar():
