@@ -70,6 +70,14 @@ def run(
             result = call(*inputs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise RuntimeError(_needs_value(where, fn, error)) from None
+    except RuntimeError as error:
+        if "numpy() is not supported for tensor subclasses" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{where}: {name_of(fn)}: {_place(error)} mixes tensors with NumPy: "
+            "expected torch operations on tensors while a function is traced. Make the "
+            "array a tensor first, with torch.from_numpy, or pass it as an argument."
+        ) from None
     finally:
         _state.running = previous
     for operation, place in random_at.items():
@@ -200,19 +208,26 @@ def warn(message: str, category: type[Warning]) -> None:
     warnings.warn(message, category, stacklevel=level)
 
 
-def _needs_value(where: str, fn: Callable[..., Any], error: BaseException) -> str:
+def _place(error: BaseException) -> str:
+    """File, line and code of the user's innermost frame in a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not is_library(frame.filename)]
-    place = f"{own[-1].filename}:{own[-1].lineno}" if own else "an unknown line"
-    code = f" `{own[-1].line}`" if own and own[-1].line else ""
+    if not own:
+        return "an unknown line:"
+    code = f" `{own[-1].line}`" if own[-1].line else ""
+    return f"{own[-1].filename}:{own[-1].lineno}:{code}"
+
+
+def _needs_value(where: str, fn: Callable[..., Any], error: BaseException) -> str:
+    place = _place(error)
     if isinstance(error, DynamicOutputShapeException):
         return (
-            f"{where}: {name_of(fn)}: {place}:{code} makes a tensor whose shape "
+            f"{where}: {name_of(fn)}: {place} makes a tensor whose shape "
             "depends on values, but shapes are fixed when a function is traced. Use "
             "torch.where or a mask of fixed shape."
         )
     return (
-        f"{where}: {name_of(fn)}: {place}:{code} needs the value of a tensor, but "
+        f"{where}: {name_of(fn)}: {place} needs the value of a tensor, but "
         "tensors have no values while a function is traced. Use torch.where in place "
         "of if, keep numbers as tensors in place of .item(), or pass the argument in "
         "static_argnums."

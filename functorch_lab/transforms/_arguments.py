@@ -127,10 +127,16 @@ def _number(
         return torch.tensor(leaf, dtype=torch.float64, device=device)
     if isinstance(leaf, complex) and wide:
         return torch.tensor(leaf, dtype=torch.complex128, device=device)
+    if isinstance(leaf, int) and not -(2**63) <= leaf < 2**63:
+        raise ValueError(
+            f"jit: {name}: {path(index)}: expected an int of 64 bits, got {leaf}. Pass "
+            "a float, or name the argument in static_argnames."
+        )
     if isinstance(leaf, bool | int | float | complex):
         return torch.tensor(leaf, device=device)
     if type(leaf).__module__ == "numpy":
-        return torch.as_tensor(leaf, device=device)
+        # A copy: the array's owner may change it, and a donated one is written to.
+        return torch.tensor(leaf, device=device)
     raise TypeError(
         f"jit: {name}: {path(index)}: expected tensors, numbers, or trees of them, got "
         f"{kind_of(leaf)}. Name the argument in static_argnames if it is a constant."

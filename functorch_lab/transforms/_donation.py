@@ -124,13 +124,18 @@ def _same_kind(a: Any, b: Any) -> bool:
 
 def not_alone(leaves: Sequence[Any], donated: Sequence[int]) -> list[int]:
     """The donated leaves whose memory something else can see, or a graph records."""
-    # Two holders of a storage are its tensor and the object made here to ask.
+    # Two holders of a storage are its tensor and the object made here to ask. What is
+    # not resizable belongs to somebody else: a NumPy array, a file, another process.
     holders = torch._C._storage_Use_Count
     return [
         i
         for i in donated
         if (leaf := leaves[i]) is not None
-        and (leaf.requires_grad or holders(leaf.untyped_storage()._cdata) > 2)
+        and (
+            leaf.requires_grad
+            or holders((storage := leaf.untyped_storage())._cdata) > 2
+            or not storage.resizable()
+        )
     ]
 
 

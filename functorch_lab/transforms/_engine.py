@@ -9,9 +9,8 @@ transform it is `torch.func`, which nests. Measured in docs/architecture.md.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -49,14 +48,27 @@ def value_and_gradients(
     call: Call, primals: list[Tensor]
 ) -> tuple[Tensor, Any, list[Tensor]]:
     """`(value, aux, gradients)` of `call`, by the engine that fits here."""
-    return _outer(call, primals) if is_outermost() else _inner(call, primals)
+    if not is_outermost():
+        return _inner(call, primals)
+    if torch.compiler.is_dynamo_compiling():
+        return _outer(call, primals)
+    # Autograd records nothing in inference mode and refuses tensors that were made in
+    # it, as parameters or as data; torch.func takes both.
+    if torch.is_inference_mode_enabled():
+        return _inner(call, entered(primals))
+    try:
+        return _outer(call, primals)
+    except RuntimeError as error:
+        if "inference tensor" not in str(error).lower():
+            raise
+    return _inner(call, entered(primals))
 
 
 def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:
+    variables = [leaf.detach().requires_grad_() for leaf in primals]
     _level.depth += 1
     try:
-        with _recording():
-            variables = [_variable(leaf) for leaf in primals]
+        with torch.enable_grad():
             value, aux = call(variables)
             if value.requires_grad and variables:
                 gradients = list(
@@ -69,26 +81,6 @@ def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]
     finally:
         _level.depth -= 1
     return value.detach(), map_tensors(torch.Tensor.detach, aux), gradients
-
-
-@contextlib.contextmanager
-def _recording() -> Iterator[None]:
-    """Gradients are those of the function, whatever mode it is called in."""
-    with torch.enable_grad():
-        if (
-            torch.compiler.is_dynamo_compiling()
-            or not torch.is_inference_mode_enabled()
-        ):
-            yield
-        else:
-            with torch.inference_mode(False):
-                yield
-
-
-def _variable(leaf: Tensor) -> Tensor:
-    # An inference tensor can't be recorded, but its clone can.
-    inference = not torch.compiler.is_dynamo_compiling() and leaf.is_inference()
-    return (leaf.clone() if inference else leaf.detach()).requires_grad_()
 
 
 def _inner(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from functorch_lab.transforms._abstract import is_library, warn
 
 
@@ -45,6 +47,18 @@ def is_compiler_error(error: BaseException) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
+def out_of_bounds(name: str, error: BaseException) -> RuntimeError | None:
+    """The error of compiled code for a wrong index, in words; None for another."""
+    found = re.search(r"index out of bounds: (.*)", str(error))
+    if found is None or "kernel" not in str(error):
+        return None
+    return RuntimeError(
+        f"jit: {name}: expected indices and labels in range, got one that breaks "
+        f"{found.group(1).strip()}. Check the data (data.check_classification), or run "
+        "it under disable_jit() to see the line."
+    )
+
+
 def is_trace_limit(error: BaseException) -> bool:
     """Whether Dynamo has more graphs of one function than it allows."""
     from torch._dynamo.exc import FailOnRecompileLimitHit
@@ -67,7 +81,8 @@ def explain(name: str, error: BaseException) -> RuntimeError:
     hint = next((x for x in lines if x.startswith("Hint:")), "")
     place = _place(error, text)
     remedy = hint.removeprefix("Hint:").strip() or (
-        "Rewrite the line with torch operations on tensors"
+        "Rewrite the line with torch operations on tensors (a NumPy array that the "
+        "function closes over has to be a tensor)"
     )
     return RuntimeError(
         f"jit: {name}: {place}: cannot be compiled: {title.rstrip('.')}. "

@@ -99,7 +99,9 @@ def jit(
 
     Args:
         fn: a pure function of trees of tensors. Python numbers and NumPy arrays among
-            the arguments become tensors, as in JAX; None is an empty tree.
+            the arguments become tensors, as in JAX; None is an empty tree. A number
+            counts as a 0-d tensor: an int as int64, a float in the default dtype, or
+            in float64 where another argument is.
         donate_argnums: positions of arguments whose memory results may reuse. Each is
             matched to the first subtree of the result of equal structure, shapes and
             dtypes. Its tensors are void afterwards: any use of them raises.
@@ -208,7 +210,7 @@ class Jitted:
         if self._static:
             args, kwargs, statics = self._split_static(args, kwargs)
         leaves, spec = flatten((args, kwargs))
-        key = (spec, statics, _kinds(statics)) if statics else spec
+        key = (spec, statics, _exact(statics)) if statics else spec
         traced = self._traced.get(key)
         if traced is None:
             traced = self._new(key, spec, statics, args, kwargs)
@@ -280,9 +282,15 @@ class Jitted:
         return tuple(dynamic), rest, tuple(statics)
 
 
-def _kinds(statics: tuple[Any, ...]) -> tuple[type, ...]:
-    """1, 1.0 and True are equal, and different constants."""
-    return tuple(type(value) for _, value in statics)
+def _exact(value: Any) -> Any:
+    """What tells constants apart that compare equal: 1, 1.0 and True; 0.0 and -0.0."""
+    if isinstance(value, tuple):
+        return (type(value), *map(_exact, value))
+    if isinstance(value, frozenset):
+        return (type(value), frozenset(map(_exact, value)))
+    if isinstance(value, float | complex):
+        return (type(value), repr(value))
+    return type(value)
 
 
 def _is_nested() -> bool:

@@ -28,6 +28,11 @@ class Selection:
         self.single = isinstance(argnums, int)
         numbers = [argnums] if isinstance(argnums, int) else list(argnums)
         self.indices = [_checked_index(where, n, len(args)) for n in numbers]
+        if len(set(self.indices)) < len(self.indices):
+            raise ValueError(
+                f"{where}: argnums: expected each argument once, got {argnums}. Name "
+                "it once, and use its gradient twice."
+            )
         selected = [args[i] for i in self.indices]
         found, spec = flatten(selected)
         self.spec = spec

@@ -153,6 +153,8 @@ class Traced:
             if not (self._refused.now or _failure.is_trace_limit(error)):
                 if _failure.is_compiler_error(error):
                     raise _failure.explain(self.name, error) from None
+                if explained := _failure.out_of_bounds(self.name, error):
+                    raise explained from None
                 raise
         return self._trace(call)
 
@@ -168,6 +170,8 @@ class Traced:
                 with _compile.compiling():
                     result = self._compiled(*call.tree)
             except Exception as error:
+                if explained := _failure.out_of_bounds(self.name, error):
+                    raise explained from None
                 if not _failure.is_compiler_error(error):
                     raise
                 if _failure.lacks_compiler(error):

@@ -93,12 +93,13 @@ def vmap(
             stacked = [value for value, axis in pairs if axis is not None]
             return stacked, [value for value, axis in pairs if axis is None]
 
+        size = found[mapped[0]].shape[spread[mapped[0]]]
         stacked, single = _run(
             torch.func.vmap(
                 flat_fn,
                 tuple(spread[i] for i in mapped),
                 (0, None),  # pyright: ignore[reportArgumentType] - a prefix with None
-                chunk_size=chunk_size,
+                chunk_size=chunk_size if size else None,
             ),
             [found[i] for i in mapped],
         )
@@ -262,6 +263,12 @@ def _run(mapped: Callable[..., Any], inputs: list[Tensor]) -> Any:
     try:
         return mapped(*inputs)
     except RuntimeError as error:
+        if "data-dependent control flow" in str(error) or ".item()" in str(error):
+            raise RuntimeError(
+                "vmap: expected a function that needs no tensor's value, got a branch "
+                "on one, or .item(), where each sample has its own. Use torch.where in "
+                "place of if, and keep numbers as tensors."
+            ) from error
         if "randomness" not in str(error):
             raise
         raise RuntimeError(

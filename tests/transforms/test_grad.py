@@ -148,11 +148,15 @@ def test_no_graph_leaks():
 
 def test_gradients_do_not_depend_on_grad_mode():
     expected = as_jax(grad(loss)(PARAMS, X, Y))
-    for mode in (torch.no_grad, torch.inference_mode):
-        with mode():
-            check(grad(loss)(PARAMS, X, Y), expected)
-            made_inside = {k: v * 1 for k, v in PARAMS.items()}
-            check(grad(loss)(made_inside, X, Y), expected)
+    with torch.no_grad():
+        check(grad(loss)(PARAMS, X, Y), expected)
+    with torch.inference_mode():
+        x, params = X * 1, {k: v * 1 for k, v in PARAMS.items()}
+        check(grad(loss)(PARAMS, X, Y), expected)
+        check(grad(loss)(params, x, Y), expected)
+        assert_close(grad(grad(lambda x: x**3))(2.0), torch.tensor(12.0))
+    check(grad(loss)(PARAMS, x, Y), expected)
+    check(grad(loss)(params, x, Y), expected)
 
 
 def test_a_python_float_is_a_scalar():
@@ -247,6 +251,11 @@ def test_hessian_and_hvp_equal_jax():
     [
         (lambda: grad(any_(3)), TypeError, r"grad: fn: expected a function, got int 3"),
         (lambda: grad(loss, argnums=any_(1.5)), TypeError, r"argnums: expected an int"),
+        (
+            lambda: grad(loss, argnums=(0, -3))(PARAMS, X, Y),
+            ValueError,
+            "each argument",
+        ),
         (lambda: grad(loss, argnums=3)(PARAMS, X, Y), ValueError, "among 3 positional"),
         (lambda: grad(lambda x: x)(X), ValueError, r"0-d tensor .* got shape \(2, 3\)"),
         (lambda: grad(lambda x: (x.sum(), x))(X), TypeError, "Pass has_aux=True"),

@@ -134,6 +134,13 @@ class TestDonation:
         expanded = torch.tensor(2.5).expand(2, 3)
         assert_close(f(expanded, X)[0], torch.full((2, 3), 3.5))
 
+    def test_numpy_memory_is_left_alone(self):
+        f = jit(lambda x: x + 1, donate_argnums=0)
+        array = np.array([2.0, 3.0], dtype=np.float32)
+        for given in (array, torch.from_numpy(array)):
+            assert f(given).tolist() == [3.0, 4.0]
+            assert array.tolist() == [2.0, 3.0]
+
     def test_module_parameters_can_be_donated(self):
         w = torch.nn.Parameter(X.clone())
         seen = w.detach()
@@ -251,6 +258,14 @@ class TestTraces:
         assert_close(f(X, n=2, mode="a"), X * 2)
         assert_close(f(X, 3, mode="a"), X * 3)
         assert f.traces == 4
+
+    def test_statics_that_compare_equal_are_not_confused(self):
+        f = jit(lambda x, c: x if isinstance(c[0], int) else -x, static_argnums=1)
+        assert_close(f(X, (1,)), X)
+        assert_close(f(X, (1.0,)), -X)
+        g = jit(lambda x, c: torch.copysign(x, torch.tensor(c)), static_argnums=1)
+        assert_close(g(X, 0.0), X.abs())
+        assert_close(g(X, -0.0), -X.abs())
 
     def test_none_numpy_and_parameters_pass(self):
         f = jit(lambda x, mask=None: x if mask is None else x * mask)
@@ -478,6 +493,12 @@ class TestFailures:
         with pytest.raises(RuntimeError, match="needs the value"):
             f(X)
         assert_close(f(X[0]), X[0])
+
+
+def test_a_wrong_index_in_compiled_code_is_explained():
+    f = jit(lambda table, i: table[i])
+    with pytest.raises(RuntimeError, match="jit: <lambda>: expected indices and"):
+        f(X, torch.tensor([0, 7]))
 
 
 NO_COMPILER = """

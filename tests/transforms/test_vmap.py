@@ -67,6 +67,10 @@ def test_prefix_of_in_dims_and_unmapped_results():
     assert_close(same, B)
 
 
+def test_no_samples_give_no_results():
+    assert vmap(torch.sin, chunk_size=2)(A[:0]).shape == (0, 3)
+
+
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 7])
 def test_chunks_change_nothing(chunk_size):
     f = lambda a: (a * a.sum(), a.prod())  # noqa: E731
@@ -85,6 +89,11 @@ def test_chunks_change_nothing(chunk_size):
         (lambda: vmap(lambda a: "text")(A), TypeError, "tensors as results, got str"),
         (lambda: vmap(torch.sin, out_dims=(0, 0))(A), ValueError, "out_dims: expected"),
         (lambda: vmap(torch.sin, out_dims=None)(A), ValueError, "depends on a mapped"),
+        (
+            lambda: vmap(lambda a: a if a.sum() > 0 else -a)(A),
+            RuntimeError,
+            "needs no tensor's value.*torch.where",
+        ),
         (lambda: vmap(torch.rand_like)(A), RuntimeError, "Pass a key to each sample"),
         (lambda: vmap(torch.sin, chunk_size=0), ValueError, "chunk_size: expected at"),
         (lambda: vmap(any_(A)), TypeError, "vmap: fn: expected a function"),
