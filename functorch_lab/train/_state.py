@@ -54,7 +54,9 @@ def init(
         A state with step 0.
 
     Raises:
-        ValueError: If `params` has no tensors.
+        TypeError: If `optimizer` is not a GradientTransformation, or `key` not an int32
+            tensor.
+        ValueError: If `params` has no tensors, or `key` is not of shape (2,).
 
     Example:
         >>> import torch
@@ -70,6 +72,8 @@ def init(
             "train.init: params: expected a tree with at least one tensor, got "
             f"{params!r}. Pass what the model's init returned."
         )
+    check_optimizer("train.init", optimizer)
+    _check_key(key)
     device = leaves[0].device
     params = tree.copy(params)
     return TrainState(
@@ -79,3 +83,38 @@ def init(
         model_state=tree.copy(model_state),
         key=tree.copy(key).to(device),
     )
+
+
+def check_optimizer(where: str, optimizer: object) -> None:
+    if not isinstance(optimizer, GradientTransformation):
+        raise TypeError(
+            f"{where}: optimizer: expected a GradientTransformation, got "
+            f"{type(optimizer).__name__}. Make one with optim, e.g. optim.adam(1e-3)."
+        )
+
+
+def check_state(where: str, state: object) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"{where}: state: expected a TrainState, got {type(state).__name__}. Make "
+            "one with train.init(params, optimizer, key=key)."
+        )
+
+
+def _check_key(key: object) -> None:
+    expected = "train.init: key: expected one key, int32 of shape (2,), got"
+    if not isinstance(key, Tensor):
+        raise TypeError(
+            f"{expected} {type(key).__name__} {key!r:.40}. Make one with "
+            "random.key(seed)."
+        )
+    if key.dtype != torch.int32:
+        raise TypeError(
+            f"{expected} {key.dtype} of shape {tuple(key.shape)}. Make one with "
+            "random.key(seed)."
+        )
+    if key.shape != (2,):
+        raise ValueError(
+            f"{expected} shape {tuple(key.shape)}. Make one with random.key(seed), or "
+            "take one row of random.split(key, n)."
+        )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from functorch_lab import optim, random, tree
 from functorch_lab.train._fuse import effective
-from functorch_lab.train._state import TrainState
+from functorch_lab.train._state import TrainState, check_optimizer, check_state
 from functorch_lab.transforms import jit, value_and_grad
 from functorch_lab.types import GradientTransformation
 
@@ -60,7 +60,7 @@ def make_step(
 
     Raises:
         TypeError: If `compute_dtype` is not a floating point dtype, or the optimizer
-            not a GradientTransformation.
+            not a GradientTransformation; in a call, if `state` is not a TrainState.
         ValueError: If `accumulate` < 1; in a call, if it does not divide the batch, or
             if the loss is not a scalar.
 
@@ -96,6 +96,7 @@ def make_step(
         return loss, (new_state, aux)
 
     def step(state: TrainState, *batch: Any) -> tuple[TrainState, dict[str, Any]]:
+        check_state(_WHERE, state)
         # Only what is used is traced: a generator's rounds take seconds to compile.
         key = random.fold_in(state.key, state.step) if takes_key else state.key
         gradient = value_and_grad(call, has_aux=True)
@@ -203,11 +204,7 @@ def _average(parts: list[Any]) -> Any:
 def _check_config(
     optimizer: object, accumulate: int, compute_dtype: torch.dtype | None
 ) -> None:
-    if not isinstance(optimizer, GradientTransformation):
-        raise TypeError(
-            f"{_WHERE}: optimizer: expected a GradientTransformation, got "
-            f"{type(optimizer).__name__}. Make one with optim, e.g. optim.adam(1e-3)."
-        )
+    check_optimizer(_WHERE, optimizer)
     if isinstance(accumulate, bool) or not isinstance(accumulate, int):
         raise TypeError(
             f"{_WHERE}: accumulate: expected an int, got {accumulate!r}. Give the "

@@ -303,3 +303,37 @@ def test_refuses_what_a_loss_returns(
 def test_init_refuses_no_parameters() -> None:
     with pytest.raises(ValueError, match=r"at least one tensor, got \{\}"):
         train.init({}, optim.sgd(lr=0.1), key=random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "text"),
+    [
+        ({"key": torch.tensor([0.5, 2.5])}, TypeError, r"key: .*got torch.float32 of"),
+        ({"key": 7}, TypeError, r"key: .*got int 7. Make one with random.key\(seed\)"),
+        (
+            {"key": random.split(random.key(0), 3)},
+            ValueError,
+            r"key: expected one key, int32 of shape \(2,\), got shape \(3, 2\)",
+        ),
+        (
+            {"optimizer": 3},
+            TypeError,
+            "optimizer: expected a Gradient.*, got int. Make",
+        ),
+    ],
+)
+def test_init_refuses_keys_and_optimizers(
+    change: Any, kind: type[Exception], text: str
+) -> None:
+    options = {"optimizer": optim.sgd(lr=0.1), "key": random.key(0)} | change
+    with pytest.raises(kind, match="train.init: " + text):
+        train.init(torch.tensor(1.5), **options)
+
+
+@pytest.mark.parametrize("donate", [False, True])
+def test_a_step_refuses_what_is_no_state(donate: bool) -> None:
+    step = train.make_step(loss_fn, optim.sgd(lr=0.1), donate=donate)
+    with pytest.raises(
+        TypeError, match=r"state: expected a TrainState, got dict. Make"
+    ):
+        step(params_of(module()), *batches(1)[0])
