@@ -66,13 +66,7 @@ def check_classification(
             f"{tuple(x.shape[1:])}. Reshape x, or change the model's input size."
         )
     length(x, where=where, argument="x")
-    bad = (~x.isfinite()).nonzero()
-    if bad.numel():
-        index = tuple(bad[0].tolist())
-        raise ValueError(
-            f"{where}: x: expected finite values, got {x[index].item()} at index "
-            f"{index} ({bad.shape[0]} in all). Drop or repair these samples."
-        )
+    check_finite(x, where=where, argument="x")
     bad = ((y < 0) | (y >= num_classes)).nonzero()
     if bad.numel():
         index = int(bad[0])
@@ -113,6 +107,18 @@ def length(arrays: Any, *, where: str, argument: str = "arrays") -> int:
             "set. Check the split's fractions or the filter that made it."
         )
     return found[0].shape[0]
+
+
+def check_finite(x: Tensor, *, where: str, argument: str) -> None:
+    if x.is_meta:  # has no values
+        return
+    bad = (~x.isfinite()).nonzero()
+    if bad.numel():
+        index = tuple(bad[0].tolist())
+        raise ValueError(
+            f"{where}: {argument}: expected finite values, got {x[index].item()} at "
+            f"index {index} ({bad.shape[0]} in all). Drop or repair these samples."
+        )
 
 
 def check_batch_size(batch_size: int, n: int, *, where: str) -> None:

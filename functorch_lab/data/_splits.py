@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import random, tree
-from functorch_lab.data._checks import length
+from functorch_lab.data._checks import check_finite, length
 from functorch_lab.types import Key
 
 
@@ -81,7 +81,8 @@ def standardize(
 
     Raises:
         TypeError: If a leaf of `train` is not a tensor.
-        ValueError: If `train` is empty, or `others` are structured differently.
+        ValueError: If `train` is empty, a value is not finite (the first such index
+            is named), or `others` are structured differently.
 
     Example:
         >>> import torch
@@ -98,6 +99,12 @@ def standardize(
                 f"{tree.structure(train)}, got {tree.structure(other)}. Pass the same "
                 "kind of tree for every part."
             )
+    for number, part in enumerate((train, *others)):
+        name = f"others[{number - 1}]" if number else "train"
+        for path, leaf in zip(tree.paths(part), tree.leaves(part), strict=True):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                argument = f"{name} at {path}" if path else name
+                check_finite(leaf, where="data.standardize", argument=argument)
     columns = zip(*(tree.leaves(part) for part in (train, *others)), strict=True)
     scaled = [_standardized(column, tuple(dims)) for column in columns]
     return tuple(

@@ -197,14 +197,16 @@ class _Logs:
 
     def _message(self, i: int) -> str:
         step = self._first + i + 1
-        before = (
-            f"the last finite loss was {self._losses[i - 1]:.6g} at step {step - 1}"
-            if i
-            else "there was no finite loss before"
-        )
+        got = f"{_WHERE}: loss: expected finite values, got {self._losses[i]}"
+        if not i:  # no update has been made that could be too large
+            return (
+                f"{got} at step {step}; there was no finite loss before. Check the "
+                "data (data.check_classification) and the initial parameters, or find "
+                "the cause with debug.nans."
+            )
         return (
-            f"{_WHERE}: loss: expected finite values, got {self._losses[i]} at step "
-            f"{step}; {before}. Lower lr, clip gradients "
+            f"{got} at step {step}; the last finite loss was "
+            f"{self._losses[i - 1]:.6g} at step {step - 1}. Lower lr, clip gradients "
             "(optim.clip_by_global_norm), or find the cause with debug.nans."
         )
 

@@ -86,3 +86,14 @@ def test_standardize_refuses_another_structure() -> None:
         data.standardize((x, x), x)
     with pytest.raises(ValueError, match="train: expected at least one sample"):
         data.standardize(x[:0])
+
+
+def test_standardize_refuses_what_is_not_finite() -> None:
+    x = torch.linspace(2.0, 9.0, 15).reshape(5, 3)
+    bad = x.clone()
+    bad[2, 1], bad[3, 0] = torch.inf, torch.nan
+    text = r"got inf at index \(2, 1\) \(2 in all\). Drop or repair"
+    with pytest.raises(ValueError, match=r"data.standardize: train: .*" + text):
+        data.standardize(bad)
+    with pytest.raises(ValueError, match=r"others\[1\] at \['x'\]: .*" + text):
+        data.standardize({"x": x}, {"x": x}, {"x": bad})
