@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import random
+from functorch_lab.data._devices import present_device
 from functorch_lab.data._splits import split
 from functorch_lab.data._splits import standardize as _standardize
 from functorch_lab.types import Key
@@ -56,7 +57,7 @@ def digits(
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
-        ValueError: If `validation` is not in [0, 0.8).
+        ValueError: If `validation` is not in [0, 0.8), or there is no such device.
 
     Source:
         E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
@@ -73,7 +74,10 @@ def digits(
             f"data.digits: validation: expected a share in [0, {1 - _TEST:g}), got "
             f"{validation}. A fifth of the samples is the test set."
         )
-    device = torch.get_default_device() if device is None else torch.device(device)
+    if device is None:
+        device = torch.get_default_device()
+    else:
+        device = present_device(device, where="data.digits")
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from functorch_lab import tree
 from functorch_lab.data._checks import check_batch_size, length
+from functorch_lab.data._devices import present_device
 from functorch_lab.data._epochs import as_batch, epoch
 from functorch_lab.types import Key
 
@@ -72,8 +73,9 @@ def from_dataloader(
 
     Raises:
         TypeError: While iterating, if a leaf is not a tensor.
-        ValueError: While iterating, if there is no batch, or one differs from the
-            first in structure, dtype or shape (the last may be smaller).
+        ValueError: If there is no such device; while iterating, if there is no batch,
+            or one differs from the first in structure, dtype or shape (the last may be
+            smaller).
 
     Example:
         >>> import torch
@@ -83,7 +85,9 @@ def from_dataloader(
         >>> [x.tolist() for (x,) in data.from_dataloader(loader)]
         [[0.0, 1.0], [2.0, 3.0]]
     """
-    return _LoaderBatches(loader, None if device is None else torch.device(device))
+    if device is not None:
+        device = present_device(device, where=_WHERE)
+    return _LoaderBatches(loader, device)
 
 
 def _check_alike(first: Any, batch: Any, number: int) -> None:

@@ -76,6 +76,15 @@ def test_refuses_a_validation_share() -> None:
             data.digits(validation=share)
 
 
+@pytest.mark.parametrize("device", ["foo", "cuda:77"])
+def test_refuses_a_device_that_is_not_there(device: str) -> None:
+    text = rf"device: expected one that is present \(cpu.*\), got {device}. Choose one"
+    with pytest.raises(ValueError, match="data.digits: " + text):
+        data.digits(device=device)
+    with pytest.raises(ValueError, match="data.from_dataloader: " + text):
+        data.from_dataloader([], device=device)
+
+
 def test_says_how_to_get_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'functorch-lab\[lab\]"):
