@@ -2,6 +2,7 @@
 """Splitting a data set by key, and scaling it with the training part's statistics."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def split(key: Key, arrays: Any, fractions: Sequence[float]) -> tuple[Any, ...]:
         One tree per fraction, structured as `arrays`.
 
     Raises:
-        TypeError: If a leaf is not a tensor.
+        TypeError: If a leaf is not a tensor, or `fractions` no sequence of numbers.
         ValueError: If the fractions are not positive or do not add up to 1, a part
             would be empty, or the leaves differ in length.
 
@@ -40,6 +41,13 @@ def split(key: Key, arrays: Any, fractions: Sequence[float]) -> tuple[Any, ...]:
     """
     where = "data.split"
     n = length(arrays, where=where)
+    if not isinstance(fractions, Sequence) or not all(
+        isinstance(f, Real) for f in fractions
+    ):
+        raise TypeError(
+            f"{where}: fractions: expected a sequence of numbers, got {fractions!r}. "
+            "Give e.g. (0.8, 0.2)."
+        )
     total = sum(fractions)
     if not fractions or not all(f > 0 for f in fractions) or abs(total - 1) > 1e-6:
         raise ValueError(

@@ -69,7 +69,8 @@ def fit(
         data: Gives the batches of an epoch from its key, such as
             `lambda key: data.batches(key, (x, y), 128)`, or an iterable that can be
             gone through once per epoch, such as `data.from_dataloader(loader)`. A
-            batch is the tuple of arguments after the state.
+            batch is the tuple or list of arguments after the state; anything else,
+            such as a dict, is one argument.
         epochs: How many epochs to train; the first may be the rest of one.
         steps: How many steps to train. Give one of both.
         evaluate: `evaluate(state)` is called after each epoch; its entries join the
@@ -83,7 +84,8 @@ def fit(
         The last state and the history.
 
     Raises:
-        TypeError: If `epochs` or `steps` is not an int.
+        TypeError: If `epochs` or `steps` is not an int, or the batches of an epoch
+            can't be iterated.
         ValueError: If not exactly one of `epochs` and `steps` is given, it is less
             than 1, or an epoch has no batches.
         FloatingPointError: If a loss is not finite, with the first such step.
@@ -113,7 +115,8 @@ def fit(
             if steps is not None:
                 passed = islice(passed, start + limit - taken)
             for batch in passed:
-                state, step_logs = step(state, *batch)
+                arguments = batch if isinstance(batch, (tuple, list)) else (batch,)
+                state, step_logs = step(state, *arguments)
                 taken += 1
                 logs.add(step_logs)
             if taken == first:
@@ -142,9 +145,18 @@ def _rest_of_epoch(data: Data, key: Tensor, taken: int) -> Iterator[Any]:
     """The batches that are left of the epoch in which the next step lies."""
 
     def passed(first_step: int) -> Iterable[Any]:
-        if not callable(data):
-            return data
-        return data(random.fold_in(random.fold_in(key, _EPOCHS), first_step))
+        found: Any = data
+        if callable(data):
+            found = data(random.fold_in(random.fold_in(key, _EPOCHS), first_step))
+        # Tensors are iterable: over their samples, and that is no batch.
+        if isinstance(found, Tensor) or not isinstance(found, Iterable):
+            what = "returned by the function" if callable(data) else "or a function"
+            raise TypeError(
+                f"{_WHERE}: data: expected an iterable of batches {what} of a key, got "
+                f"{type(found).__name__}. Give e.g. "
+                "lambda key: data.batches(key, (x, y), 128)."
+            )
+        return found
 
     batches = passed(taken)
     length = len(batches) if isinstance(batches, Sized) else 0

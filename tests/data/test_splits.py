@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splits by key, and scaling with the training part's numbers."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +41,12 @@ def test_split_is_a_function_of_the_key() -> None:
 @pytest.mark.parametrize("fractions", [(), (0.5, 0.6), (1.5, -0.5), (0.7, 0.2)])
 def test_split_refuses_fractions(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="positive shares that add up to 1, got"):
+        data.split(random.key(3), torch.arange(7), fractions)
+
+
+@pytest.mark.parametrize("fractions", [1.5, "0.5", ("0.8", "0.2")])
+def test_split_refuses_what_is_no_sequence_of_numbers(fractions: Any) -> None:
+    with pytest.raises(TypeError, match=r"data.split: fractions: .* got .*Give e.g."):
         data.split(random.key(3), torch.arange(7), fractions)
 
 

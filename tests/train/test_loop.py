@@ -157,6 +157,28 @@ def test_refuses_data_and_steps() -> None:
             )
 
 
+@pytest.mark.parametrize("value", [3, torch.tensor([2.0, 3.0])])
+def test_refuses_data_without_batches(value: Any) -> None:
+    kind = type(value).__name__
+    with pytest.raises(TypeError, match=f"batches or a function of a key, got {kind}"):
+        fit(start(), value, epochs=1)
+    text = f"data: expected an iterable of batches returned by .*, got {kind}. Give"
+    with pytest.raises(TypeError, match="train.fit: " + text):
+        fit(start(), lambda key: value, epochs=1)
+
+
+def test_a_batch_that_is_no_tuple_is_one_argument() -> None:
+    def step(state: TrainState, batch: dict[str, Tensor]) -> Any:
+        return plain_step(state, batch["x"])
+
+    batches = [{"x": x} for (x,) in given(2.0, 3.0)]
+    state, history = train.fit(step, start(), batches, epochs=1, progress=False)
+    assert history.logs["loss"].tolist() == [2.0, 3.0]
+    bare, history = fit(start(), [x for (x,) in given(2.0, 3.0)], epochs=1)
+    assert history.logs["loss"].tolist() == [2.0, 3.0]
+    assert tree.equal(state, bare)
+
+
 def test_progress_is_about_ten_lines(capsys: pytest.CaptureFixture[str]) -> None:
     fit(start(), given(2.0, 3.0), epochs=50, progress=True)
     out, err = capsys.readouterr()
