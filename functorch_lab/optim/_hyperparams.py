@@ -29,7 +29,39 @@ _FINITE = ("a finite number", math.isfinite)
 _REMEDY = "Pass a number in that range, a 0-d tensor or a schedule."
 
 
-def _check_one(where: str, name: str, value: Any, shape: tuple[int, ...] = ()) -> None:
+def known(value: Any, *, wait: bool) -> list[float]:
+    """The numbers in a value, none where it is traced, mapped or not there yet."""
+    if not isinstance(value, Tensor):
+        return [value]
+    if torch.compiler.is_dynamo_compiling():
+        return []
+    torch_c: Any = torch._C
+    hidden = (
+        type(value) is not Tensor  # a FakeTensor
+        or torch_c._functorch.is_functorch_wrapped_tensor(value)  # a sweep
+        or torch_c._len_torch_dispatch_stack() > 0  # another kind of trace
+        # A device is waited for when an optimizer is made, and never in a step.
+        or value.device.type == "meta"
+        or (value.device.type != "cpu" and not wait)
+    )
+    return [] if hidden else value.detach().reshape(-1).tolist()
+
+
+def with_ends(schedule: Schedule, *ends: Any) -> Schedule:
+    """A schedule that says between which values it runs: they are checked by name."""
+    schedule.ends = ends  # pyright: ignore[reportFunctionMemberAccess]
+    return schedule
+
+
+def _check_one(
+    where: str,
+    name: str,
+    value: Any,
+    shape: tuple[int, ...] = (),
+    *,
+    wait: bool = False,
+) -> None:
+    text, holds = _RANGES.get(name, _FINITE)
     if isinstance(value, Tensor):
         if value.shape not in ((), shape) or not value.is_floating_point():
             raise ValueError(
@@ -37,28 +69,34 @@ def _check_one(where: str, name: str, value: Any, shape: tuple[int, ...] = ()) -
                 f"{value.dtype} of shape {tuple(value.shape)}. For one optimizer per "
                 "value, vmap over the states."
             )
+        numbers, source = known(value, wait=wait), ""
     elif isinstance(value, Real) and not isinstance(value, bool):
-        text, holds = _RANGES.get(name, _FINITE)
-        if not holds(float(value)):
-            raise ValueError(
-                f"{where}: {name}: expected {text}, got {value}. {_REMEDY}"
-            )
-    elif not callable(value):
+        numbers, source = [value], ""
+    elif callable(value):
+        ends = getattr(value, "ends", ())
+        numbers = [number for end in ends for number in known(end, wait=wait)]
+        source = " from its schedule"
+    else:
         raise TypeError(
             f"{where}: {name}: expected a number, got {type(value).__name__}. {_REMEDY}"
         )
+    for number in numbers:
+        if not holds(float(number)):
+            raise ValueError(
+                f"{where}: {name}: expected {text}, got {number}{source}. {_REMEDY}"
+            )
 
 
-def check(where: str, name: str, value: Any) -> None:
+def check(where: str, name: str, value: Any, *, wait: bool = False) -> None:
     if name != "betas":
-        return _check_one(where, name, value)
+        return _check_one(where, name, value, wait=wait)
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(
             f"{where}: betas: expected two numbers in [0, 1), got {value!r}. "
             "Write betas=(0.9, 0.999)."
         )
     for beta in value:
-        _check_one(where, name, beta)
+        _check_one(where, name, beta, wait=wait)
     return None
 
 
@@ -87,7 +125,7 @@ class Hyperparameters:
 
     def __init__(self, where: str, **values: Any) -> None:
         for name, value in values.items():
-            check(where, name, value)
+            check(where, name, value, wait=True)
         self.names = tuple(values)
         self.free: dict[str, Any] = {}
         self.schedules: dict[str, Any] = {}

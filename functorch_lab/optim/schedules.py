@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab.optim._arguments import named
-from functorch_lab.optim._hyperparams import Schedule
+from functorch_lab.optim._hyperparams import Schedule, known, with_ends
 
 __all__ = ["constant", "cosine", "exponential", "linear", "step", "warmup"]
 
@@ -37,7 +37,7 @@ def constant(value: float | Tensor) -> Schedule:
         tensor(0.5000)
     """
     _check("constant", "value", value)
-    return lambda step: torch.zeros_like(_time(step)) + value
+    return with_ends(lambda step: torch.zeros_like(_time(step)) + value, value)
 
 
 @named("optim.schedules.linear")
@@ -65,7 +65,7 @@ def linear(
         fraction = _time(step).clamp(max=transition_steps) / transition_steps
         return init_value + (end_value - init_value) * fraction
 
-    return schedule
+    return with_ends(schedule, init_value, end_value)
 
 
 @named("optim.schedules.cosine")
@@ -98,7 +98,7 @@ def cosine(
         weight = 0.5 * (1 + torch.cos(math.pi * fraction))
         return end_value + (init_value - end_value) * weight
 
-    return schedule
+    return with_ends(schedule, init_value, end_value)
 
 
 @named("optim.schedules.exponential")
@@ -117,8 +117,12 @@ def exponential(init_value: float | Tensor, gamma: float) -> Schedule:
     """
     _check("exponential", "init_value", init_value)
     _check_gamma("exponential", gamma)
-    # exp(step * log(gamma)) rather than a power: one rounding of log(gamma) in float64
-    return lambda step: init_value * torch.exp(_time(step) * math.log(gamma))
+
+    def schedule(step: Tensor) -> Tensor:
+        # rather than a power: one rounding of log(gamma) in float64
+        return init_value * torch.exp(_time(step) * math.log(gamma))
+
+    return with_ends(schedule, init_value)
 
 
 @named("optim.schedules.step")
@@ -144,7 +148,7 @@ def step(init_value: float | Tensor, step_size: int, gamma: float = 0.1) -> Sche
     def schedule(step: Tensor) -> Tensor:
         return init_value * torch.pow(gamma, torch.floor(_time(step) / step_size))
 
-    return schedule
+    return with_ends(schedule, init_value)
 
 
 @named("optim.schedules.warmup")
@@ -188,7 +192,7 @@ def warmup(
         before = init_value + (after - init_value) * (time / warmup_steps)
         return torch.where(time < warmup_steps, before, after)
 
-    return warmed
+    return with_ends(warmed, init_value, *getattr(then, "ends", ()))
 
 
 def _time(step: Tensor) -> Tensor:
@@ -196,13 +200,12 @@ def _time(step: Tensor) -> Tensor:
 
 
 def _check(function: str, name: str, value: Any) -> None:
-    if isinstance(value, Tensor):
-        return
     where = f"optim.schedules.{function}: {name}: expected a finite number"
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, Real | Tensor) or isinstance(value, bool):
         raise TypeError(f"{where}, got {type(value).__name__}. Pass a number.")
-    if not math.isfinite(float(value)):
-        raise ValueError(f"{where}, got {value}. Pass a number.")
+    for number in known(value, wait=True):
+        if not math.isfinite(float(number)):
+            raise ValueError(f"{where}, got {number}. Pass a number.")
 
 
 def _check_steps(function: str, name: str, value: Any) -> None:

@@ -4,7 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from functorch_lab import optim, tree
 
@@ -84,6 +86,82 @@ def test_set_refuses_by_name(lab):
         optim.set_hyperparams(adam, betas=0.9)
     with pytest.raises(ValueError, match=where + r"betas: .* in \[0, 1\), got 1\.5"):
         optim.set_hyperparams(adam, betas=(0.9, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: optim.adam(lr=torch.tensor(-1.0)), r"adam: lr: .* got -1\.0\. Pass"),
+        (lambda: optim.sgd(lr=torch.tensor(float("nan"))), r"sgd: lr: .* got nan"),
+        (
+            lambda: optim.adamw(betas=(0.9, torch.tensor(1.5))),
+            r"adamw: betas: .* \[0, 1\), got 1\.5",
+        ),
+        (
+            lambda: optim.clip_by_global_norm(torch.tensor(0.0)),
+            r"clip_by_global_norm: max_norm: .* got 0\.0",
+        ),
+        (
+            lambda: optim.sgd(torch.tensor(-0.5, requires_grad=True)),
+            r"sgd: lr: .* got -0\.5",
+        ),
+        (
+            lambda: optim.set_hyperparams(
+                optim.sgd().init(torch.ones(2)), lr=torch.tensor(-0.5)
+            ),
+            r"set_hyperparams: lr: .* got -0\.5",
+        ),
+        (
+            lambda: optim.adam(lr=optim.schedules.cosine(-1.0, 10)),
+            r"adam: lr: .* got -1\.0 from its schedule",
+        ),
+        (
+            lambda: optim.sgd(
+                lr=optim.schedules.warmup(
+                    optim.schedules.linear(0.1, torch.tensor(-0.5), 5), 3
+                )
+            ),
+            r"sgd: lr: .* got -0\.5 from its schedule",
+        ),
+    ],
+)
+def test_tensors_and_schedules_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_every_schedule_tells_its_values():
+    schedules = optim.schedules
+    for bad in (
+        schedules.constant(-0.5),
+        schedules.linear(0.1, -0.5, 3),
+        schedules.cosine(0.1, 3, end_value=-0.5),
+        schedules.exponential(-0.5, 0.9),
+        schedules.step(-0.5, 3),
+        schedules.warmup(0.1, 3, init_value=-0.5),
+        schedules.warmup(-0.5, 3),
+    ):
+        with pytest.raises(ValueError, match=r"got -0\.5 from its schedule"):
+            optim.sgd(lr=bad)
+        optim.scale(bad)  # descent
+
+
+def test_a_value_that_cannot_be_read_is_not_checked():
+    def first(lr):
+        optimizer = optim.sgd(lr=optim.schedules.cosine(lr, 5), momentum=lr)
+        return optimizer.update(torch.ones(2), optimizer.init(torch.ones(2)))[0]
+
+    lrs = torch.tensor([0.25, -0.5])
+    expected = -lrs[:, None].expand(2, 2)
+    torch.testing.assert_close(vmap(first)(lrs), expected)
+    torch.testing.assert_close(grad(lambda lr: first(lr).sum())(lrs[1]).item(), -2.0)
+    torch.testing.assert_close(make_fx(first)(lrs[1])(lrs[1]), expected[1])
+    torch.compiler.reset()
+    compiled = torch.compile(first, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(lrs[1]), expected[1])
+    with FakeTensorMode():
+        assert first(torch.tensor(-0.5)).shape == (2,)
+    optim.sgd(lr=torch.tensor(-0.5, device="meta"))
 
 
 def test_leaves_have_the_precision_and_device_of_the_params():

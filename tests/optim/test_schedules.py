@@ -115,6 +115,8 @@ def test_bad_values_are_refused_by_name():
         schedules.step(0.7, 2.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=where + r"constant: value: .* got nan"):
         schedules.constant(float("nan"))
+    with pytest.raises(ValueError, match=where + r"linear: init_value: .* got inf"):
+        schedules.linear(torch.tensor(float("inf")), 0.1, 5)
     with pytest.raises(TypeError, match=where + r"linear: end_value: .* got str"):
         schedules.linear(0.7, "low", 5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(
