@@ -100,7 +100,8 @@ def eval_shape(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         **kwargs: its keyword arguments.
 
     Returns:
-        The result's tree, its tensors on the meta device: a shape, a dtype, no memory.
+        The result's tree with tensors on the meta device, which have shape and dtype
+        and no memory.
 
     Raises:
         RuntimeError: the function needs a tensor's value.

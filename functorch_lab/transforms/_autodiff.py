@@ -181,7 +181,7 @@ def hessian(fn: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
         argnums: position, or positions, of the arguments to differentiate.
 
     Returns:
-        A function that returns a tree of trees like the argument: leaf `[i][j]` has
+        A function that returns a tree of trees like the argument. Leaf `[i][j]` has
         the shape `(*leaf_i.shape, *leaf_j.shape)`.
 
     Example:
