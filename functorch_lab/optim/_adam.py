@@ -229,14 +229,15 @@ def _moments(state: AdamState, grads: Any) -> dict[str, Any]:
 
 
 def _direction(grads: Any, moments: dict[str, Any], eps: Tensor) -> Any:
+    # Once for all elements: divisions are what an element's update spends its time on.
     c1, c2 = moments["bias_correction"]
+    scale1, scale2 = 1 / c1, c2.rsqrt()
 
     def direction(m: Tensor, v: Tensor, g: Any) -> Any:
         if is_hole(g):
             return ()
-        v = v / at(c2, v)
         # The root has no derivative at 0, and where() would pass its NaN on.
         root = torch.where(v == 0, 0.0, torch.where(v == 0, 1.0, v).sqrt())
-        return (m / at(c1, m)) / (root + at(eps, m))
+        return (m * at(scale1, m)) / (root * at(scale2, m) + at(eps, m))
 
     return tree.map(direction, moments["exp_avg"], moments["exp_avg_sq"], grads)

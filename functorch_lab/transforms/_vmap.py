@@ -126,8 +126,9 @@ def mean_over_batch(
         has_aux: `loss_fn` returns `(loss, aux)`.
 
     Returns:
-        The function `batch_loss(params, *batch, key=None)`. It returns the mean over the
-        samples, a 0-d tensor; with `has_aux`, `(mean, aux)` where each leaf of aux has a leading sample axis.
+        The function `batch_loss(params, *batch, key=None)`.
+        It returns the mean over the samples, a 0-d tensor; with `has_aux`, `(mean, aux)`
+        where each leaf of aux has a leading sample axis.
         A key is split, so that each sample has one of its own.
 
     Raises:
