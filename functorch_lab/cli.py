@@ -3,14 +3,17 @@
 
 import contextlib
 import io
+import os
 import platform
 import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from importlib import metadata
+from typing import get_type_hints
 
 import torch
 from torch import Tensor
@@ -24,6 +27,7 @@ __all__ = ["main"]
 _LAB = ("tyro", "rich", "matplotlib", "scikit-learn", "safetensors")
 _RUNTIME = ("torch", "optree", "jaxtyping", "beartype")
 _BOUNDARY = re.compile(r"[a-z_]+(\.\w+)*: .+: expected ", re.DOTALL)
+_PIPE_CLOSED = 141  # what a shell reports of a command that SIGPIPE has ended
 _INSTALL = "pip install 'functorch-lab[lab]'"
 
 
@@ -35,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0; 1 if training failed; 2 if the user asked for what is not
-        there, with one line on standard error; 130 after Ctrl-C.
+        there, with one line on standard error; 130 after Ctrl-C; 141 if nobody reads
+        the output to its end, as in `| head`.
 
     Example:
         >>> from functorch_lab import cli
@@ -48,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             _say(f"functorch-lab {__version__}")
         else:
             _parse(argv or ["--help"])()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python flushes once more at exit,
+        # into nothing then.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except KeyboardInterrupt:
         sys.stderr.write("\nfunctorch-lab: interrupted\n")
         return 130
@@ -114,7 +126,60 @@ def _parse(argv: list[str]) -> Callable[[], None]:
     except SystemExit as stop:
         if not stop.code:  # after --help
             return lambda: None
+        _refuse(argv)
         raise _Usage(_first_complaint(said.getvalue())) from None
+
+
+def _refuse(argv: list[str]) -> None:
+    """Raise for what is wrong in a refused command line, where we know better."""
+    command, *rest = argv
+    if command.startswith("-"):
+        one_of("cli: option", command, ["--help", "--version"])
+    elif command == "train":
+        _refuse_train(rest)
+    elif rest:
+        raise _Usage(
+            f"cli.{command}: options: expected none, got {' '.join(rest)}. "
+            f"Run: functorch-lab {command}"
+        )
+
+
+def _refuse_train(words: list[str]) -> None:
+    kinds = get_type_hints(Config)
+    defaults = {"--" + f.name.replace("_", "-"): f.default for f in fields(Config)}
+    switches = ["--compile", "--no-compile", "--help"]
+    options = [name for name in defaults if name not in switches] + switches
+    datasets: list[str] = []
+    while words:
+        word, *words = words
+        if not word.startswith("-"):
+            datasets.append(word)
+            continue
+        option, joined, value = word.partition("=")
+        option = option.replace("_", "-")
+        one_of("cli.train: option", option, options)
+        if option in switches:
+            continue
+        if not joined:
+            value, words = (words[0], words[1:]) if words else ("", [])
+        kind = kinds[option[2:].replace("-", "_")]
+        try:
+            if not value or value.startswith("--"):
+                raise ValueError(value)  # the next option, or the end of the line
+            kind(value)
+        except ValueError:
+            raise _Usage(
+                f"cli.train: {option}: expected {_VALUES[kind]}, got "
+                f"{value or 'nothing'}. Give e.g. {option} {defaults[option]}."
+            ) from None
+    if len(datasets) != 1:
+        raise _Usage(
+            "cli.train: dataset: expected one, got "
+            f"{' '.join(datasets) or 'none'}. Run: functorch-lab train digits"
+        )
+
+
+_VALUES = {int: "a whole number", float: "a number", str: "a word"}
 
 
 def _first_complaint(box: str) -> str:

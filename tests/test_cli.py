@@ -28,10 +28,13 @@ def shell(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line that ends a call with status 2."""
+def refused(capsys: pytest.CaptureFixture[str], *argv: str, said: str = "") -> str:
+    """The one line that ends a call with status 2, and what was said before."""
     assert cli.main(argv) == 2
-    lines = capsys.readouterr().err.splitlines()
+    out, err = capsys.readouterr()
+    assert out.startswith(said)
+    assert bool(out) == bool(said)
+    lines = err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith(ERROR)
     return lines[0].removeprefix(ERROR)
@@ -91,9 +94,30 @@ def test_a_mistake_is_one_line_without_traceback() -> None:
             "expected 1 .. 1438 (the number of samples)",
         ),
         ("train digits --epochs 0", "epochs: expected at least 1, got 0"),
-        ("train digits --epochs two", "--epochs: invalid literal for int()"),
-        ("train digits --learning-rate 1", "--learning-rate"),
-        ("train", "Missing from functorch-lab train"),
+        (
+            "train digits --epochs 1.5",
+            "cli.train: --epochs: expected a whole number, got 1.5. Give e.g. "
+            "--epochs 20.",
+        ),
+        (
+            "train digits --lr=abc",
+            "cli.train: --lr: expected a number, got abc. Give e.g. --lr 0.005.",
+        ),
+        ("train digits --lr --seed 3", "--lr: expected a number, got --seed. Give"),
+        ("train digits --batch-size", "--batch-size: expected a whole number, got not"),
+        (
+            "train digits --learning-rate 1",
+            "cli.train: option: expected one of --model, --epochs, --batch-size, --lr, "
+            "--seed, --device, --compile, --no-compile, --help, got --learning-rate. "
+            "Did you mean --lr?",
+        ),
+        ("train", "cli.train: dataset: expected one, got none. Run: functorch-lab tra"),
+        ("train digits mnist", "dataset: expected one, got digits mnist. Run"),
+        ("doctor --fast", "cli.doctor: options: expected none, got --fast. Run: fun"),
+        (
+            "--verson",
+            "cli: option: expected one of --help, --version, got --verson. Did you",
+        ),
     ],
 )
 def test_names_the_mistake(
@@ -113,12 +137,17 @@ def test_names_a_device_that_is_not_there(
     assert f"got {device}. Give auto" in text
 
 
-@pytest.mark.parametrize("module", ["tyro", "sklearn.datasets"])
+@pytest.mark.parametrize(
+    ("module", "said"), [("tyro", ""), ("sklearn.datasets", "mlp on digits")]
+)
 def test_says_how_to_get_what_is_missing(
-    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    module: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    text = refused(capsys, "train", "digits", "--no-compile")
+    text = refused(capsys, "train", "digits", "--no-compile", said=said)
     assert text.endswith("pip install 'functorch-lab[lab]'")
 
 
@@ -176,6 +205,23 @@ def test_doctor_says_that_the_compiler_is_missing(
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "fails: no compiler found. Install a C++ compiler" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pipes that break there")
+@pytest.mark.parametrize("argv", ["doctor", "train digits --help"])
+def test_is_quiet_when_nobody_reads_on(argv: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        done = subprocess.run(
+            [*COMMAND, *argv.split()],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.stderr == ""
+    assert done.returncode == 141
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")

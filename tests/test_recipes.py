@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from functorch_lab import tree
+from functorch_lab import data, tree
 from functorch_lab.recipes import digits
 
 
@@ -41,6 +41,10 @@ def test_the_seed_decides_everything_but_the_split() -> None:
     assert torch.equal(first.confusion.sum(1), other.confusion.sum(1))
 
 
+def test_knows_how_many_samples_there_are() -> None:
+    assert len(data.digits().train[0]) == digits.SAMPLES
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -53,6 +57,7 @@ def test_the_seed_decides_everything_but_the_split() -> None:
         ({"lr": -0.1}, "lr: expected a finite number > 0, got -0.1"),
         ({"epochs": 0}, "epochs: expected at least 1, got 0"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"batch_size": 1439}, r"batch_size: expected 1 .. 1438 .*, got 1439. Choose"),
     ],
 )
 def test_refuses_settings(change: dict[str, Any], text: str) -> None:

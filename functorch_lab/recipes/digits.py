@@ -46,6 +46,7 @@ def cnn() -> fl.types.Layer:
 
 
 MODELS = {"mlp": mlp, "cnn": cnn}
+SAMPLES = 1438  # to train on; known here so that settings are refused before any work
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ class Config:
             raise ValueError(
                 f"recipes.digits: lr: expected a finite number > 0, got {self.lr}. "
                 "Give e.g. 0.005."
+            )
+        if self.batch_size > SAMPLES:
+            raise ValueError(
+                f"recipes.digits: batch_size: expected 1 .. {SAMPLES} (the number of "
+                f"samples), got {self.batch_size}. Choose a batch that the data can "
+                "fill."
             )
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
@@ -212,4 +219,4 @@ def one_of(what: str, value: str, choices: Iterable[str]) -> None:
     )
 
 
-_MEANT = {"gpu": "cuda", "metal": "mps"}
+_MEANT = {"gpu": "cuda", "metal": "mps", "--learning-rate": "--lr"}
