@@ -88,10 +88,10 @@ def jit(
 ) -> Any:
     """Compiles a pure function into one graph for each signature of its arguments.
 
-    A signature is the structure of the arguments and each leaf's shape, dtype, device
-    and strides, with the values of static arguments and of the Python
-    objects the function closes over. Values of tensors and of Python numbers are not
-    part of it. For a new signature the function is run once abstractly (its own errors
+    A signature is the structure of the arguments, each leaf's shape, dtype, device and
+    strides, which arguments are the same tensor, the values of static arguments, and
+    those of the Python objects that the function closes over. Values of tensors and of
+    Python numbers among the arguments are not part of it. For a new signature the function is run once abstractly (its own errors
     come unchanged, and Python side effects happen once more) and compiled once.
 
     Under another transform, and where torch's own autograd records (an argument

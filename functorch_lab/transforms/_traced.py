@@ -75,7 +75,7 @@ class Traced:
     ) -> None:
         self.fn, self.spec, self.statics = fn, spec, statics
         self.name = name_of(fn)
-        self._parameters = parameters
+        self._paths = [parameters.path(path) for path in spec.paths()]
         self._options = options
         self._note = note
         self._groups = _donated_groups(spec, donated, keywords)
@@ -90,7 +90,7 @@ class Traced:
 
     def path(self, index: int) -> str:
         """`params['w']`: the name of a leaf."""
-        return self._parameters.path(self.spec.paths()[index])
+        return self._paths[index]
 
     def call(self, call: Call, *, eager: bool) -> Any:
         """Runs the function; afterwards the donated leaves are void."""
@@ -187,19 +187,17 @@ class Traced:
             return result
 
     def _new_plan(self, call: Call) -> int:
-        labels = [self.path(i) for i in range(len(call.leaves))]
-        self._note(
-            {
-                **signature(call.leaves, labels),
-                **{f"static {k!r}": f"value {v!r}" for k, v in self.statics},
-                "the arguments": f"structure {call.spec}",
-            }
-        )
-
         def applied(*leaves: Any) -> Any:
             return self._applied(*unflatten(call.spec, leaves))
 
         inputs, results, spec = _abstract.run("jit", self.fn, applied, call.leaves)
+        self._note(
+            {
+                **signature(call.leaves, self._paths),
+                **{f"static {k!r}": f"value {v!r}" for k, v in self.statics},
+                "the arguments": f"structure {call.spec}",
+            }
+        )
         reuse, unmatched = plan(self._groups, inputs, results, spec)
         for number in unmatched:
             first = self._groups[number][1][0]
