@@ -91,8 +91,9 @@ def jit(
     A signature is the structure of the arguments, each leaf's shape, dtype, device and
     strides, which arguments are the same tensor, the values of static arguments, and
     those of the Python objects that the function closes over. Values of tensors and of
-    Python numbers among the arguments are not part of it. For a new signature the function is run once abstractly (its own errors
-    come unchanged, and Python side effects happen once more) and compiled once.
+    Python numbers among the arguments are not part of it. For a new signature the
+    function is run once abstractly (its own errors come unchanged, and Python side
+    effects happen once more) and compiled once.
 
     Under another transform, and where torch's own autograd records (an argument
     requires grad), the function is not compiled by itself: put `jit` outermost.

@@ -127,9 +127,9 @@ def mean_over_batch(
 
     Returns:
         The function `batch_loss(params, *batch, key=None)`.
-        It returns the mean over the samples, a 0-d tensor; with `has_aux`, `(mean, aux)`
-        where each leaf of aux has a leading sample axis.
-        A key is split, so that each sample has one of its own.
+        It returns the mean over the samples, a 0-d tensor; with `has_aux` it returns
+        `(mean, aux)`, where each leaf of aux has a leading sample axis. A key is split,
+        so that each sample has one of its own.
 
     Raises:
         ValueError: no batch was passed, its leaves differ in their leading axis, it is
