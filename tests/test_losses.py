@@ -11,7 +11,9 @@ import optax
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from functorch_lab import losses
 
@@ -252,15 +254,35 @@ def test_extreme_inputs_stay_finite_and_precise():
     torch.testing.assert_close(divergence, torch.tensor(math.log(4)))
 
 
+LABELLED = [losses.cross_entropy, losses.nll, losses.hinge, losses.focal]
+
+
 @pytest.mark.parametrize("bad", [5, -1, -100])
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.nll, losses.hinge])
+@pytest.mark.parametrize("loss", LABELLED)
 def test_a_label_out_of_range_raises(loss, bad):
     target = LABELS.clone()
     target[2] = bad
-    with pytest.raises(RuntimeError, match=f"index {bad} is out of bounds"):
+    message = (
+        rf"^losses\.{loss.__name__}: target: expected labels in 0 \.\. 4, "
+        rf"got {bad} at index \(2,\)\. Check .* data\.check_classification\.$"
+    )
+    with pytest.raises(ValueError, match=message):
         loss(LOGITS, target)
+    with pytest.raises(ValueError, match=rf"in 0 \.\. 4, got {bad}\. Check"):
+        loss(LOGITS[2], target[2])
     with pytest.raises(RuntimeError, match=f"index {bad} is out of bounds"):
         vmap(loss)(LOGITS, target)
+
+
+def test_labels_that_cannot_be_read_are_not_checked():
+    loss, bad = losses.nll, LABELS + 1
+    graph = make_fx(loss)(LOGITS, LABELS)
+    close(graph(LOGITS, LABELS), loss(LOGITS, LABELS))
+    assert loss(LOGITS.to("meta"), bad.to("meta")).shape == (7,)
+    with FakeTensorMode() as mode:
+        fakes = mode.from_tensor(LOGITS), mode.from_tensor(bad)
+        assert loss(*fakes).shape == (7,)
+    assert loss(LOGITS[:0], LABELS[:0]).shape == (0,)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")

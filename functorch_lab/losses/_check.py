@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the losses ask of their arguments: kinds, dtypes and shapes, never values."""
+"""What the losses ask of their arguments: kinds, dtypes, shapes, and known labels."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +62,7 @@ def labels(function: str, name: str, scores: Tensor, target: Tensor) -> None:
 
     Raises:
         TypeError: it holds something else.
-        ValueError: it has another shape.
+        ValueError: it has another shape, or a label that is no class of `scores`.
     """
     if not isinstance(target, Tensor):
         raise TypeError(
@@ -78,6 +80,31 @@ def labels(function: str, name: str, scores: Tensor, target: Tensor) -> None:
             f"{tuple(scores.shape[:-1])} for {name} of shape {tuple(scores.shape)}, "
             f"got {tuple(target.shape)}. {_remedy(scores, target)}"
         )
+    classes = scores.shape[-1]
+    if not _readable(target) or target.numel() == 0:
+        return
+    target = target.long()
+    low, high = target.aminmax()
+    if int(low) < 0 or int(high) >= classes:
+        index = ((target < 0) | (target >= classes)).nonzero()[0].tolist()
+        place = f" at index {tuple(index)}" if index else ""
+        raise ValueError(
+            f"losses.{function}: target: expected labels in 0 .. {classes - 1}, got "
+            f"{int(target[tuple(index)])}{place}. "
+            "Check the data with data.check_classification."
+        )
+
+
+def _readable(labels: Tensor) -> bool:
+    """Whether labels can be looked at: not traced or mapped, and not on a device."""
+    torch_c: Any = torch._C
+    return (
+        not torch.compiler.is_dynamo_compiling()
+        and type(labels) is Tensor  # no FakeTensor
+        and labels.device.type == "cpu"  # elsewhere the host would wait for the device
+        and not torch_c._functorch.is_functorch_wrapped_tensor(labels)
+        and torch_c._len_torch_dispatch_stack() == 0  # make_fx
+    )
 
 
 def _remedy(scores: Tensor, target: Tensor) -> str:

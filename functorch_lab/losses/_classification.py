@@ -14,10 +14,10 @@ def cross_entropy(
 ) -> Tensor:
     """Cross-entropy between `target` and `softmax(logits)`, in nats, per sample.
 
-    A label outside [0, classes) never trains silently: the gather that reads its
-    logit raises `RuntimeError` ("index ... is out of bounds"), in eager mode and in
-    compiled code on the CPU; on CUDA it is a device-side assertion. There is no
-    `ignore_index`: multiply the result by a mask instead.
+    A label outside [0, classes) never trains silently: in eager mode on the CPU it
+    raises `ValueError`; compiled, or where `vmap` maps it, the gather that reads its
+    logit raises `RuntimeError` ("index ... is out of bounds"); on CUDA it is a
+    device-side assertion. There is no `ignore_index`: multiply the result by a mask.
 
     Args:
         logits: floating-point, shape `(..., classes)`, not normalised.
@@ -30,7 +30,8 @@ def cross_entropy(
         A tensor of shape `(...)`; a scalar for one sample.
 
     Raises:
-        ValueError: a shape does not fit, or `label_smoothing` is outside [0, 1].
+        ValueError: a shape does not fit, `label_smoothing` is outside [0, 1], or a
+            label is no class.
         TypeError: logits that are not floating-point, or a boolean target.
 
     Example:
@@ -70,7 +71,7 @@ def nll(log_probs: Tensor, target: Tensor) -> Tensor:
         A tensor of shape `(...)`.
 
     Raises:
-        ValueError: a shape does not fit.
+        ValueError: a shape does not fit, or a label is no class.
         TypeError: log-probabilities that are not floating-point, or labels that are.
 
     Example:
@@ -137,7 +138,8 @@ def hinge(scores: Tensor, target: Tensor, *, margin: float | Tensor = 1.0) -> Te
         A tensor of shape `(...)`.
 
     Raises:
-        ValueError: a shape does not fit, or `margin` is not above 0.
+        ValueError: a shape does not fit, `margin` is not above 0, or a label is no
+            class.
         TypeError: scores that are not floating-point, or labels that are.
 
     Example:
@@ -172,7 +174,7 @@ def focal(logits: Tensor, target: Tensor, *, gamma: float | Tensor = 2.0) -> Ten
         A tensor of shape `(...)`, in nats.
 
     Raises:
-        ValueError: a shape does not fit, or `gamma` is below 0.
+        ValueError: a shape does not fit, `gamma` is below 0, or a label is no class.
         TypeError: logits that are not floating-point, or labels that are.
 
     Example:
