@@ -43,6 +43,13 @@ class Node:
 
 
 CLOSURE = {"scale": 1.5}
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+class Dice(stdlib_random.Random):
+    """Random choices, and the device on which the next tensors are made."""
+
+    device = "cpu"
 
 
 def tensors(value):
@@ -68,7 +75,7 @@ def fold(x, y, n):
     """Depends on the order of dict entries, on structure, dtype and closure."""
     total = torch.zeros((), dtype=torch.float64)
     for i, leaf in enumerate(tensors((x, y))):
-        total = total * 2 + (i + 1) * leaf.double().sum() * n
+        total = total * 2 + (i + 1) * (leaf.double().sum() * n).cpu()
     return {
         "total": total,
         "scaled": total * CLOSURE["scale"],
@@ -121,7 +128,7 @@ FUNCTIONS: list[Callable[..., Any]] = [fold, aliases, trained, mapped, updated]
 DTYPES = [torch.float32, torch.float64, torch.int64, torch.bfloat16, torch.bool]
 
 
-def make_tensor(rng: stdlib_random.Random, pool: list[Tensor]) -> Tensor:
+def make_tensor(rng: Dice, pool: list[Tensor]) -> Tensor:
     if pool and rng.random() < 0.2:  # one tensor at two places
         return rng.choice(pool)
     if pool and rng.random() < 0.2:  # two views of one memory
@@ -132,7 +139,7 @@ def make_tensor(rng: stdlib_random.Random, pool: list[Tensor]) -> Tensor:
     values = torch.tensor(
         [rng.uniform(1.5, 9.0) for _ in range(torch.Size(shape).numel())]
     )
-    leaf = values.reshape(shape).to(dtype)
+    leaf = values.reshape(shape).to(rng.device, dtype)
     kind = rng.random()
     if leaf.ndim == 2 and kind < 0.2:
         leaf = leaf.T
@@ -148,7 +155,7 @@ def make_tensor(rng: stdlib_random.Random, pool: list[Tensor]) -> Tensor:
     return leaf
 
 
-def make_tree(rng: stdlib_random.Random, pool: list[Tensor], depth: int = 2) -> Any:
+def make_tree(rng: Dice, pool: list[Tensor], depth: int = 2) -> Any:
     kind = rng.choice(["tensor", "dict", "dict", "list", "tuple", "pair", "node", "od"])
     if depth == 0 or kind == "tensor":
         return make_tensor(rng, pool)
@@ -169,7 +176,7 @@ def each(function, x):
     return x if x is None else tree.map(function, x)
 
 
-def vary(rng: stdlib_random.Random, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def vary(rng: Dice, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """A small change of a call that was made before."""
     x, y, n = args
     change = rng.choice(["values", "number", "order", "swap", "layout", "grad", "one"])
@@ -241,7 +248,7 @@ def as_tensors(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def run(seed: int, calls: int, exact: bool) -> None:
-    rng = stdlib_random.Random(seed)
+    rng = Dice(seed)
     jitted = {f: jit(f) for f in FUNCTIONS}
     donating = {f: jit(f, donate_argnums=0) for f in FUNCTIONS}
     earlier: list[tuple[Any, ...]] = []
@@ -251,6 +258,7 @@ def run(seed: int, calls: int, exact: bool) -> None:
             args = vary(rng, rng.choice(earlier))
         else:
             pool: list[Tensor] = []
+            rng.device = rng.choice(DEVICES)
             args = make_tree(rng, pool), make_tree(rng, pool, 1), rng.choice([2, 0.7])
         earlier.append(args)
         function: Callable[..., Any] = rng.choice(FUNCTIONS)
@@ -283,7 +291,7 @@ def test_threads_and_a_second_function_do_not_mix(monkeypatch):
     failures: list[BaseException] = []
 
     def work(seed):
-        rng = stdlib_random.Random(seed)
+        rng = Dice(seed)
         try:
             for _ in range(12):
                 args = make_tree(rng, []), make_tree(rng, [], 1), rng.choice([2, 0.7])
