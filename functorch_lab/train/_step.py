@@ -32,8 +32,8 @@ def make_step(
     """Make the pure, compiled function that takes one optimizer step.
 
     The loss is a batch loss, `loss_fn(params, *batch)`, which gives a scalar
-    (`mean_over_batch` makes one from a sample loss). If it has an argument named
-    `key`, it gets a key of its own in every step:
+    (`mean_over_batch` makes one from a sample loss). If it takes `key` by keyword, as
+    an argument of that name or in `**kwargs`, it gets a key of its own in every step:
     `fold_in(state.key, state.step)`, folded with the part's number when accumulating.
 
     Args:
@@ -79,7 +79,7 @@ def make_step(
         (16.0, 16.0, 5.0)
     """
     _check_config(optimizer, accumulate, compute_dtype)
-    takes_key = "key" in inspect.signature(loss_fn).parameters
+    takes_key = _takes_key(loss_fn)
 
     def call(params: Any, model_state: Any, key: Tensor, batch: Any) -> Any:
         if compute_dtype is not None:
@@ -125,6 +125,14 @@ def make_step(
         return state, logs
 
     return jit(step, donate_argnums=(0,) if donate else ())
+
+
+def _takes_key(loss_fn: Callable[..., Any]) -> bool:
+    parameters = inspect.signature(loss_fn).parameters
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return ("key" in parameters and parameters["key"].kind in by_name) or any(
+        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    )
 
 
 def _unpack(

@@ -155,6 +155,42 @@ def test_the_key_is_folded_with_the_step_and_the_part() -> None:
         assert_close(step(start, x)[1]["loss"], want)
 
 
+def takes_any(params: Tensor, *batch: Tensor, **options: Tensor) -> Tensor:
+    return params * random.normal(options["key"]).double()
+
+
+def takes_by_keyword(params: Tensor, *batch: Tensor, key: Tensor) -> Tensor:
+    return params * random.normal(key).double()
+
+
+def takes_by_place(params: Tensor, key: Tensor, /) -> Tensor:
+    return params * key.sum()
+
+
+def takes_many(params: Tensor, *key: Tensor) -> Tensor:
+    return params * key[0].sum()
+
+
+@pytest.mark.parametrize("loss", [takes_any, takes_by_keyword])
+def test_a_loss_that_takes_a_key_by_keyword_gets_one(loss: Any) -> None:
+    key, x = random.key(5), torch.tensor([2.0, 3.0], dtype=torch.float64)
+    optimizer = optim.sgd(lr=0.0)
+    state = train.init(x.new_tensor(1.5), optimizer, key=key)
+    with disable_jit():
+        _, logs = train.make_step(loss, optimizer)(state, x)
+    assert_close(logs["loss"], 1.5 * random.normal(random.fold_in(key, 0)).double())
+
+
+@pytest.mark.parametrize("loss", [takes_by_place, takes_many])
+def test_a_loss_that_takes_no_key_by_keyword_gets_none(loss: Any) -> None:
+    x = torch.tensor([2.0, 3.0], dtype=torch.float64)
+    optimizer = optim.sgd(lr=0.0)
+    state = train.init(x.new_tensor(1.5), optimizer, key=random.key(5))
+    with disable_jit():
+        _, logs = train.make_step(loss, optimizer)(state, x)
+    assert_close(logs["loss"], 1.5 * x.sum())
+
+
 @pytest.mark.parametrize("has_aux", [False, True])
 def test_model_state_goes_from_part_to_part(has_aux: bool) -> None:
     def stateful(params: Tensor, seen: dict[str, Tensor], x: Tensor) -> Any:
