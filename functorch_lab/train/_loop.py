@@ -88,7 +88,8 @@ def fit(
             can't be iterated.
         ValueError: If not exactly one of `epochs` and `steps` is given, it is less
             than 1, or an epoch has no batches.
-        FloatingPointError: If a loss is not finite, with the first such step.
+        FloatingPointError: If a loss or logs["grad_norm"] is not finite, with the first
+            such step.
 
     Example:
         >>> import torch
@@ -202,23 +203,29 @@ class _Logs:
         self._unseen = []
         self._chunks.append(chunk)
         seen = len(self._losses)
-        self._losses += chunk["loss"].tolist()
-        for i in range(seen, len(self._losses)):
-            if not math.isfinite(self._losses[i]):
-                raise FloatingPointError(self._message(i))
+        new = chunk["loss"].tolist()
+        self._losses += new
+        norms = chunk.get("grad_norm")
+        norms = norms.tolist() if isinstance(norms, Tensor) else [0.0] * len(new)
+        for i, (loss, norm) in enumerate(zip(new, norms, strict=True), start=seen):
+            if not math.isfinite(loss):
+                raise FloatingPointError(self._message(i, "loss", loss))
+            if not math.isfinite(norm):
+                raise FloatingPointError(self._message(i, "gradient norm", norm))
 
-    def _message(self, i: int) -> str:
+    def _message(self, i: int, what: str, value: float) -> str:
         step = self._first + i + 1
-        got = f"{_WHERE}: loss: expected finite values, got {self._losses[i]}"
+        got = f"{_WHERE}: {what}: expected finite values, got {value}"
         if not i:  # no update has been made that could be too large
             return (
-                f"{got} at step {step}; there was no finite loss before. Check the "
+                f"{got} at step {step}; there was no finite {what} before. Check the "
                 "data (data.check_classification) and the initial parameters, or find "
                 "the cause with debug.nans."
             )
+        last = i - 1 if what == "loss" else i
         return (
-            f"{got} at step {step}; the last finite loss was "
-            f"{self._losses[i - 1]:.6g} at step {step - 1}. Lower lr, clip gradients "
+            f"{got} at step {step}; the last finite loss was {self._losses[last]:.6g} at "
+            f"step {self._first + last + 1}. Lower lr, clip gradients "
             "(optim.clip_by_global_norm), or find the cause with debug.nans."
         )
 

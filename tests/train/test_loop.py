@@ -118,6 +118,24 @@ def test_stops_at_the_first_loss_that_is_not_finite(bad: int, value: float) -> N
     assert len(taken) < 230 or bad > 200  # it did not go on to the end
 
 
+@pytest.mark.parametrize("bad", [1, 3])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_stops_at_a_gradient_that_is_not_finite(bad: int, value: float) -> None:
+    def step(state: TrainState, x: Tensor, norm: Tensor) -> Any:
+        state, logs = plain_step(state, x)
+        return state, logs | {"grad_norm": norm}
+
+    norms = [2.0, 3.0, 5.0]
+    norms[bad - 1] = value
+    batches = [
+        (x, torch.tensor(n)) for (x,), n in zip(given(5, 7, 2), norms, strict=True)
+    ]
+    remedy = "Check the data" if bad == 1 else "loss was 2 at step 3. Lower lr"
+    text = f"expected finite values, got {value} at step {bad}; .*{remedy}"
+    with pytest.raises(FloatingPointError, match="train.fit: gradient norm: " + text):
+        train.fit(step, start(), batches, steps=3, progress=False)
+
+
 def test_the_bad_step_is_numbered_in_the_whole_run() -> None:
     state, _ = fit(start(), given(2.0, 3.0), epochs=2)
     with pytest.raises(FloatingPointError, match=r"got nan at step 6; .*3 at step 5"):
