@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.func import vmap
 
 from functorch_lab import metrics
@@ -224,12 +225,47 @@ def test_compiles_without_a_break(name):
 
 @pytest.mark.parametrize("bad", [-1, CLASSES])
 @pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("name", ["confusion_matrix", "precision"])
+@pytest.mark.parametrize("name", ["confusion_matrix", "precision", "recall", "f1"])
 def test_a_label_out_of_range_raises(name, which, bad):
     data = [PREDICTION.clone(), TARGET.clone()]
     data[which][3] = bad
+    metric = getattr(metrics, name)(CLASSES)
+    argument = ("prediction", "target")[which]
+    message = (
+        rf"^metrics\.{name}: {argument}: expected labels in 0 \.\. 4, got {bad} "
+        r"at index \(3,\)\. Check the data with data\.check_classification\.$"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(metric, *data)
+    mask = torch.ones(23, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        run(metric, *data, mask=mask)
+    mask[3] = False
+    good = run(metric, PREDICTION, TARGET, mask=mask)
+    torch.testing.assert_close(run(metric, *data, mask=mask), good)
     with pytest.raises(RuntimeError, match=rf"index {bad} is out of bounds"):
-        run(ALL[name][0], *data)
+        vmap(lambda p, t: run(metric, p, t))(*(d[None] for d in data))
+
+
+@pytest.mark.parametrize("bad", [-1, CLASSES])
+def test_accuracy_refuses_a_target_that_is_no_class_of_the_scores(bad):
+    target = TARGET.clone()
+    target[3] = bad
+    message = rf"^metrics\.accuracy: target: .* in 0 \.\. 4, got {bad} at index \(3,\)"
+    metric = metrics.accuracy()
+    with pytest.raises(ValueError, match=message):
+        run(metric, LOGITS, target)
+    mask = torch.arange(23) != 3
+    good = run(metric, LOGITS, TARGET, mask=mask)
+    torch.testing.assert_close(run(metric, LOGITS, target, mask=mask), good)
+    mapped = vmap(lambda m: run(metric, LOGITS, target, mask=m))(mask[None])
+    torch.testing.assert_close(mapped[0], good)
+    with FakeTensorMode() as mode:
+        assert run(metric, *map(mode.from_tensor, (LOGITS, target))).shape == ()
+    torch.compiler.reset()
+    update = torch.compile(metric.update, fullgraph=True, backend="eager")
+    got = metric.compute(update(metric.init(), LOGITS, target, mask=mask))
+    torch.testing.assert_close(got, good)
 
 
 def test_accumulating_many_batches_keeps_the_digits():

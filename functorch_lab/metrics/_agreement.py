@@ -16,8 +16,9 @@ def accuracy() -> Metric:
     `update(state, prediction, target, mask=None)`: `prediction` are scores (logits or
     probabilities) of shape `(..., classes)`, of which the largest counts, or integer
     labels of shape `(...)`; `target` are integer labels of shape `(...)`. It raises
-    `ValueError` for other shapes and `TypeError` for other kinds. Without data the
-    value is NaN.
+    `ValueError` for other shapes and `TypeError` for other kinds. A label that is no
+    class of the scores raises `ValueError` in eager mode on the CPU, and counts as
+    wrong elsewhere. Without data the value is NaN.
 
     Returns:
         The metric; its value is a scalar.
@@ -37,8 +38,12 @@ def accuracy() -> Metric:
     def update(
         state: State, prediction: Tensor, target: Tensor, *, mask: Tensor | None = None
     ) -> State:
-        prediction, target = _metric.labels("accuracy", prediction, target)
+        scores = prediction
+        prediction, target = _metric.labels("accuracy", scores, target)
         keep = _metric.kept("accuracy", mask, target)
+        if scores.is_floating_point():
+            classes = scores.shape[-1]
+            _metric.check_range("accuracy", "target", target, mask, classes)
         correct = (prediction == target) & keep
         return _metric.add(state, {"correct": correct.sum(), "count": keep.sum()})
 
@@ -52,7 +57,8 @@ def confusion_matrix(num_classes: int) -> Metric:
     """Samples by true class (row) and predicted class (column).
 
     `update` takes what `accuracy`'s takes, with scores of `num_classes` classes; a
-    label outside [0, num_classes) raises `RuntimeError` ("index ... is out of bounds").
+    label outside [0, num_classes) raises `ValueError` in eager mode on the CPU and
+    `RuntimeError` ("index ... is out of bounds") elsewhere.
 
     Args:
         num_classes: how many classes there are, at least 2.
@@ -83,6 +89,8 @@ def confusion_matrix(num_classes: int) -> Metric:
     ) -> State:
         prediction, target = _metric.labels(name, prediction, target, num_classes)
         keep = _metric.kept(name, mask, target)
+        _metric.check_range(name, "prediction", prediction, mask, num_classes)
+        _metric.check_range(name, "target", target, mask, num_classes)
         # Looked up, so that each label is checked by itself: 10 + 3 * row is also the
         # index of another cell.
         classes = torch.arange(num_classes, device=target.device)

@@ -95,6 +95,41 @@ def kept(function: str, mask: Tensor | None, like: Tensor) -> Tensor:
     return mask
 
 
+def check_range(
+    function: str, name: str, labels: Tensor, mask: Tensor | None, classes: int
+) -> None:
+    """Labels that can be read, and that the mask keeps, are in [0, classes).
+
+    Raises:
+        ValueError: one is not.
+    """
+    if labels.numel() == 0 or not all(map(_readable, (labels, mask))):
+        return
+    kept_labels = labels if mask is None else torch.where(mask, labels, 0)
+    low, high = kept_labels.aminmax()
+    if int(low) < 0 or int(high) >= classes:
+        wrong = (kept_labels < 0) | (kept_labels >= classes)
+        index = tuple(wrong.nonzero()[0].tolist())
+        place = f" at index {index}" if index else ""
+        raise ValueError(
+            f"metrics.{function}: {name}: expected labels in 0 .. {classes - 1}, got "
+            f"{int(labels[index])}{place}. "
+            "Check the data with data.check_classification."
+        )
+
+
+def _readable(value: Tensor | None) -> bool:
+    """Whether values can be looked at: not traced or mapped, and not on a device."""
+    torch_c: Any = torch._C
+    return value is None or (
+        not torch.compiler.is_dynamo_compiling()
+        and type(value) is Tensor  # no FakeTensor
+        and value.device.type == "cpu"  # elsewhere the host would wait for the device
+        and not torch_c._functorch.is_functorch_wrapped_tensor(value)
+        and torch_c._len_torch_dispatch_stack() == 0  # make_fx
+    )
+
+
 def count(classes: int, index: Tensor, keep: Tensor) -> Tensor:
     """How often each class occurs; a kept index outside [0, classes) raises."""
     index = torch.where(keep, index, 0).flatten()

@@ -27,8 +27,9 @@ def precision(
     `update(state, prediction, target, mask=None)`: `prediction` are scores of shape
     `(..., num_classes)`, of which the largest counts, or integer labels of shape
     `(...)`; `target` are integer labels of shape `(...)`. It raises `ValueError` for
-    other shapes, `TypeError` for other kinds and `RuntimeError` ("index ... is out of
-    bounds") for a label outside [0, num_classes).
+    other shapes and `TypeError` for other kinds; for a label outside [0, num_classes)
+    `ValueError` in eager mode on the CPU and `RuntimeError` ("index ... is out of
+    bounds") elsewhere.
 
     Args:
         num_classes: how many classes there are, at least 2.
@@ -146,6 +147,8 @@ def _score(
     ) -> State:
         prediction, target = _metric.labels(name, prediction, target, num_classes)
         keep = _metric.kept(name, mask, target)
+        _metric.check_range(name, "prediction", prediction, mask, num_classes)
+        _metric.check_range(name, "target", target, mask, num_classes)
         more = {
             "hits": _metric.count(num_classes, target, keep & (prediction == target)),
             "predicted": _metric.count(num_classes, prediction, keep),
