@@ -116,6 +116,23 @@ def check_like(
     )
 
 
+def check_grads(where: str, grads: Any, params: Any = None) -> None:
+    """Refuses None among the grads and, given params, grads that are not like them."""
+    if torch.compiler.is_dynamo_compiling():
+        return
+    if params is not None:
+        return check_like(where, trainable(where, params), grads)
+    leaves, treedef = tree.flatten(grads, none_is_leaf=True)
+    for position, leaf in enumerate(leaves):
+        if leaf is None:
+            paths = tree.paths(tree.unflatten(treedef, range(len(leaves))))
+            raise ValueError(
+                f"{where}: grads: expected tensors, got None at "
+                f"{paths[position] or 'the root'}. Write a hole as (), the empty tuple."
+            )
+    return None
+
+
 def check_state(where: str, kind: type, names: tuple[str, ...], state: Any) -> None:
     if isinstance(state, kind):
         got = (*getattr(state, "hyperparams", ()), *getattr(state, "scheduled", ()))

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.optim._arguments import check_state, named, trainable, widened
+from functorch_lab.optim._arguments import (
+    check_grads,
+    check_state,
+    named,
+    trainable,
+    widened,
+)
 from functorch_lab.optim._elementwise import elementwise
 from functorch_lab.optim._hyperparams import (
     Hyperparameter,
@@ -33,7 +39,8 @@ def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:
         max_norm: the largest norm that is left as it is.
 
     Raises:
-        ValueError: max_norm is not positive.
+        ValueError: max_norm is not positive; in `update`, a None among the grads, or
+            grads that differ from the params, if these are passed.
         TypeError: a value of another kind, an unknown name.
 
     Examples:
@@ -58,7 +65,9 @@ def clip_by_global_norm(max_norm: Hyperparameter) -> GradientTransformation:
     def update(
         grads: Any, state: HyperparamsState, params: Any = None, **extra: Any
     ) -> tuple[Any, HyperparamsState]:
-        check_state(f"{where}.update", HyperparamsState, hyper.names, state)
+        place = f"{where}.update"
+        check_state(place, HyperparamsState, hyper.names, state)
+        check_grads(place, grads, params)
         grads = tree.map(widened, grads)
         factor = _factor(grads, values(state, "max_norm"))
         updates = tree.map(lambda g: at(factor, g) * g, grads)

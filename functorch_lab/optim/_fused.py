@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.optim._arguments import check_transformation, trainable
+from functorch_lab.optim._arguments import check_grads, check_transformation, trainable
 from functorch_lab.optim._elementwise import elementwise, is_elementwise
 from functorch_lab.types import GradientTransformation
 
@@ -56,6 +56,7 @@ def fused(inner: GradientTransformation) -> GradientTransformation:
     def update(
         grads: Any, state: Any, params: Any = None, **extra: Any
     ) -> tuple[Any, Any]:
+        check_grads(f"{where}.update", grads)
         leaves, treedef = tree.flatten(grads)
         like, joined = leaves, None
         if params is not None:

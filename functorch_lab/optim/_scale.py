@@ -9,7 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.optim._arguments import check_state, named, trainable, widened
+from functorch_lab.optim._arguments import (
+    check_grads,
+    check_state,
+    named,
+    trainable,
+    widened,
+)
 from functorch_lab.optim._elementwise import elementwise
 from functorch_lab.optim._hyperparams import (
     Hyperparameter,
@@ -27,7 +33,8 @@ def scale(step_size: Hyperparameter) -> GradientTransformation:
     """Multiplies the updates by `step_size`; descent needs a negative one.
 
     Raises:
-        ValueError: step_size is not finite.
+        ValueError: step_size is not finite; in `update`, a None among the grads, or
+            grads that differ from the params, if these are passed.
         TypeError: a value of another kind, an unknown name.
 
     Examples:
@@ -47,6 +54,7 @@ def scale_by_schedule(step_size_fn: Schedule) -> GradientTransformation:
 
     Raises:
         TypeError: step_size_fn is not callable.
+        ValueError: in `update`, as `scale`.
 
     Examples:
         >>> import torch
@@ -79,7 +87,9 @@ def _scale(where: str, hyper: Hyperparameters) -> GradientTransformation:
     def update(
         grads: Any, state: HyperparamsState, params: Any = None, **extra: Any
     ) -> tuple[Any, HyperparamsState]:
-        check_state(f"{where}.update", HyperparamsState, hyper.names, state)
+        place = f"{where}.update"
+        check_state(place, HyperparamsState, hyper.names, state)
+        check_grads(place, grads, params)
         step_size = values(state, "step_size")
         updates = tree.map(lambda g: at(step_size, g) * g, tree.map(widened, grads))
         return updates, replace(state, **hyper.advance(state))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.optim._arguments import (
+    check_grads,
     check_like,
     check_state,
     is_hole,
@@ -157,8 +158,7 @@ def _sgd(where: str, hyper: Hyperparameters, nesterov: bool) -> GradientTransfor
             check_like(place, state.momentum_buffer, grads)
             updates = tree.map(like_state, state.momentum_buffer, grads)
         else:
-            if params is not None:
-                check_like(place, trainable(place, params), grads)
+            check_grads(place, grads, params)
             updates = tree.map(widened, grads)
         if "weight_decay" in hyper.names:
             updates = add_decay(place, updates, params, values(state, "weight_decay"))

@@ -170,3 +170,40 @@ def test_scale_of_half_precision_grads_is_float32():
     grads = torch.tensor([1.5, -2.5], dtype=torch.bfloat16)
     updates, _ = part.update(grads, part.init(grads))
     torch.testing.assert_close(updates, torch.tensor([0.45, -0.75]))
+
+
+NORMALLY_WITHOUT_PARAMS = {
+    "clip_by_global_norm": lambda: optim.clip_by_global_norm(0.7),
+    "scale": lambda: optim.scale(0.3),
+    "scale_by_schedule": lambda: optim.scale_by_schedule(lambda step: 0.3),
+    "sgd": lambda: optim.sgd(0.3),
+}
+
+
+@pytest.mark.parametrize("name", NORMALLY_WITHOUT_PARAMS)
+def test_grads_that_do_not_fit_are_reported_by_name(lab, name):
+    params, (grads,) = lab.params(), lab.grads(1)
+    part = NORMALLY_WITHOUT_PARAMS[name]()
+    state = part.init(params)
+    where = rf"^optim\.{name}\.update: "
+    absent = {**grads, "in": {"weight": None}}
+    message = where + r"grads: expected tensors, got None at \['in'\]\['weight'\]\. "
+    with pytest.raises(ValueError, match=message + "Write a hole"):
+        part.update(absent, state)
+    with pytest.raises(ValueError, match=where + r"grads: .* got None at the root"):
+        part.update(None, state)
+    message = where + r"grads and params differ at \['in'\]\['weight'\]: "
+    with pytest.raises(
+        ValueError, match=message + r"expected a tensor \(2, 7\), got N"
+    ):
+        part.update(absent, state, params)
+    turned = {**grads, "in": {"weight": grads["in"]["weight"].T}}
+    with pytest.raises(ValueError, match=message + r"expected \(2, 7\), got \(7, 2\)"):
+        part.update(turned, state, params)
+
+
+def test_fused_reports_an_absent_gradient_by_name(lab):
+    part = optim.fused(optim.scale(0.3))
+    params, (grads,) = lab.params(), lab.grads(1)
+    with pytest.raises(ValueError, match=r"^optim\.fused\.update: .* None at \['s'\]"):
+        part.update({**grads, "s": None}, part.init(params))
