@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functorch_lab.transforms import _abstract
 from functorch_lab.transforms._flat import flatten, map_tensors, unflatten
 
 # `call(variables)` is the user's function of the differentiated leaves: (value, aux).
@@ -26,7 +27,21 @@ class _Level(threading.local):
     depth = 0
 
 
+class _Dynamo:
+    takes_autograd = (
+        True  # torch before `trace_autograd_ops` cannot trace the outer one
+    )
+
+
 _level = _Level()
+_dynamo = _Dynamo()
+
+
+def note_dynamo() -> None:
+    """Looks once, before the first trace, which engines Dynamo can trace."""
+    from torch._dynamo import config
+
+    _dynamo.takes_autograd = hasattr(config, "trace_autograd_ops")
 
 
 def is_outermost() -> bool:
@@ -50,8 +65,10 @@ def value_and_gradients(
     """`(value, aux, gradients)` of `call`, by the engine that fits here."""
     if not is_outermost():
         return _inner(call, primals)
-    if torch.compiler.is_dynamo_compiling():
-        return _outer(call, primals)
+    if torch.compiler.is_dynamo_compiling() or _abstract.is_running():
+        if _dynamo.takes_autograd:
+            return _outer(call, primals)
+        return _inner(call, entered(primals))
     # Autograd records nothing in inference mode and refuses tensors that were made in
     # it, as parameters or as data; torch.func takes both.
     if torch.is_inference_mode_enabled():

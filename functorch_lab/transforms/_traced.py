@@ -21,6 +21,7 @@ from functorch_lab.transforms._donation import (
     void_type,
     write,
 )
+from functorch_lab.transforms._engine import note_dynamo
 from functorch_lab.transforms._flat import (
     Structure,
     flatten,
@@ -161,6 +162,8 @@ class Traced:
     def _trace(self, call: Call) -> tuple[int | None, list[Any]]:
         """The abstract run, then the call that compiles."""
         with _compile.lock:
+            if self._compiled is None:
+                note_dynamo()
             number = self._new_plan(call)
             if self._compiled is None:
                 self._compiled = self._make()

@@ -16,6 +16,8 @@ from torch.testing import assert_close
 from functorch_lab import tree
 from functorch_lab.transforms import (
     _compile,
+    _engine,
+    _traced,
     debug,
     disable_jit,
     eval_shape,
@@ -384,6 +386,15 @@ class TestCustomFunctions:
         ):
             any_(f)(*args)
 
+    def test_a_dynamo_that_cannot_trace_the_outer_engine_gets_the_inner(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr(_traced, "note_dynamo", lambda: None)
+        monkeypatch.setattr(_engine._dynamo, "takes_autograd", False)
+        assert_close(jit(grad(lambda x: (x**2).sum()))(X), 2 * X)
+        with pytest.raises(RuntimeError, match="Sevenfold is a"):
+            jit(grad(lambda x: any_(Sevenfold.apply)(x).sum()))(X)
+
     def test_torch_still_drops_it(self):
         """Fails when torch is repaired: then the refusal can go."""
         f = torch.func.grad(lambda x: Sevenfold.apply(x).sum())
@@ -538,8 +549,6 @@ def test_without_a_compiler_it_runs_eagerly_with_one_warning(tmp_path):
 
 
 def test_a_device_with_a_young_compiler_is_compared_with_eager(monkeypatch):
-    from functorch_lab.transforms import _traced
-
     monkeypatch.setattr(_traced, "UNPROVEN", {"cpu"})
     right = jit(lambda a: a * 2, donate_argnums=0)
     assert_close(right(X.clone()), X * 2)
