@@ -224,9 +224,10 @@ class _Logs:
             )
         last = i - 1 if what == "loss" else i
         return (
-            f"{got} at step {step}; the last finite loss was {self._losses[last]:.6g} at "
-            f"step {self._first + last + 1}. Lower lr, clip gradients "
-            "(optim.clip_by_global_norm), or find the cause with debug.nans."
+            f"{got} at step {step}; the last finite loss was "
+            f"{self._losses[last]:.6g} at step {self._first + last + 1}. Lower lr, "
+            "clip gradients (optim.clip_by_global_norm), or find the cause with "
+            "debug.nans."
         )
 
 
