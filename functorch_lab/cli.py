@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib import metadata
-from typing import get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -162,14 +162,18 @@ def _refuse_train(words: list[str]) -> None:
             continue
         if not joined:
             value, words = (words[0], words[1:]) if words else ("", [])
-        kind = kinds[option[2:].replace("-", "_")]
+        name = option[2:].replace("-", "_")
+        kind = kinds[name]
+        if value and get_origin(kind) is Literal:
+            one_of(f"recipes.digits: {name}", value, get_args(kind))
+            continue
         try:
             if not value or value.startswith("--"):
                 raise ValueError(value)  # the next option, or the end of the line
             kind(value)
         except ValueError:
             raise _Usage(
-                f"cli.train: {option}: expected {_VALUES[kind]}, got "
+                f"cli.train: {option}: expected {_VALUES.get(kind, 'a word')}, got "
                 f"{value or 'nothing'}. Give e.g. {option} {defaults[option]}."
             ) from None
     if len(datasets) != 1:
@@ -179,7 +183,7 @@ def _refuse_train(words: list[str]) -> None:
         )
 
 
-_VALUES = {int: "a whole number", float: "a number", str: "a word"}
+_VALUES = {int: "a whole number", float: "a number"}
 
 
 def _first_complaint(box: str) -> str:
@@ -230,18 +234,32 @@ def _matrix(counts: Tensor) -> str:
 def _doctor() -> None:
     _say(f"functorch-lab {__version__}, Python {platform.python_version()}")
     _say(f"{platform.platform()}, {torch.get_num_threads()} threads")
-    missing = []
     for name in (*_RUNTIME, *_LAB):
-        version = _version(name)
-        _say(f"  {name:<14}{version or 'missing'}")
-        if version is None:
-            missing.append(name)
-    if missing:
-        _say(f"missing: {', '.join(missing)}. Run: {_INSTALL}")
+        _say(f"  {name:<14}{_version(name) or 'missing'}")
+    _say("extras")
+    for extra, names in _extras().items():
+        missing = [name for name in names if _version(name) is None]
+        how = f"pip install 'functorch-lab[{extra}]'"
+        state = f"missing: {', '.join(missing)}. Run: {how}" if missing else "complete"
+        _say(f"  {f'[{extra}]':<10}{state}")
     _say("devices")
     for device in _devices():
         _say(f"  {device}")
     _say(f"compiler\n  {_compiler()}")
+
+
+def _extras() -> dict[str, list[str]]:
+    """The packages of each extra, as the installed package declares them."""
+    try:
+        declared = metadata.requires("functorch-lab") or []
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return {"lab": list(_LAB)}
+    found: dict[str, list[str]] = {}
+    for line in declared:
+        match = re.match(r"""([\w.-]+).*; *extra == ["'](\w+)["']""", line)
+        if match and match[1] != "functorch-lab":
+            found.setdefault(match[2], []).append(match[1])
+    return found
 
 
 def _version(name: str) -> str | None:

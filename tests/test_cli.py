@@ -180,6 +180,8 @@ def test_alone_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for name in ("model", "epochs", "batch-size", "lr", "seed", "device", "no-compile"):
         assert f"--{name}" in shown
+    assert "--model {mlp,cnn}" in shown
+    assert "--device {auto,cpu,mps,cuda}" in shown
 
 
 def test_doctor_says_what_there_is(
@@ -190,9 +192,30 @@ def test_doctor_says_what_there_is(
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert f"torch         {torch.__version__}" in out
-    assert "missing: rich. Run: pip install 'functorch-lab[lab]'" in out
+    assert "[lab]     missing: rich. Run: pip install 'functorch-lab[lab]'" in out
     assert "\ndevices\n  cpu\n" in out
     assert "\n  works: first call " in out
+
+
+def test_doctor_says_what_each_extra_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    declared = [
+        "torch>=2.11",
+        "rich>=14; extra == 'lab'",
+        "functorch-lab[docs,lab]; extra == 'test'",
+        "not-there[x]>=3; extra == 'test'",
+        'nor.this>=3 ; extra == "test"',
+    ]
+    monkeypatch.setattr(cli.metadata, "requires", lambda name: declared)
+    monkeypatch.setattr(cli, "_compiler", lambda: "works")
+    assert cli.main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert out.split("extras\n")[1].split("devices")[0].splitlines() == [
+        "  [lab]     complete",
+        "  [test]    missing: not-there, nor.this. Run: pip install "
+        "'functorch-lab[test]'",
+    ]
 
 
 def test_doctor_says_that_the_compiler_is_missing(

@@ -2,7 +2,7 @@
 """The recipes train: what they promise is what one run reaches."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -43,6 +43,7 @@ def test_the_seed_decides_everything_but_the_split() -> None:
 
 def test_knows_how_many_samples_there_are() -> None:
     assert len(data.digits().train[0]) == digits.SAMPLES
+    assert list(get_args(digits.Model)) == list(digits.MODELS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ def cnn() -> fl.types.Layer:
 
 
 MODELS = {"mlp": mlp, "cnn": cnn}
+Model = Literal["mlp", "cnn"]
+Device = Literal["auto", "cpu", "mps", "cuda"]
 SAMPLES = 1438  # to train on; known here so that settings are refused before any work
 
 
@@ -53,8 +55,8 @@ SAMPLES = 1438  # to train on; known here so that settings are refused before an
 class Config:
     """What one can change without changing the file."""
 
-    model: str = "mlp"
-    """mlp or cnn."""
+    model: Model = "mlp"
+    """The network."""
     epochs: int = 20
     """Passes over the training set."""
     batch_size: int = 128
@@ -63,8 +65,8 @@ class Config:
     """Learning rate at the start; it falls to 0 along a cosine."""
     seed: int = 0
     """Decides the initial parameters and the order of samples."""
-    device: str = "auto"
-    """auto, cpu, cuda or mps; auto takes the first accelerator there is."""
+    device: Device = "auto"
+    """Where to train; auto takes the first accelerator there is."""
     compile: bool = True
     """Compile the step; without, every operation runs by itself."""
 
@@ -191,7 +193,7 @@ def find_device(name: str) -> torch.device:
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
-    one_of("recipes.digits: device", name, ["auto", *reversed(present)])
+    one_of("recipes.digits: device", name, get_args(Device))
     if name == "auto":
         name = next(kind for kind, there in present.items() if there)
     if not present[name]:
