@@ -28,6 +28,7 @@ RANKS = {
     **dict.fromkeys(["train", "plots"], 30),
     **dict.fromkeys(["recipes", "lessons"], 40),
     "cli": 41,
+    "__main__": 42,
 }
 ROOT_RANK = 39  # recipes, lessons and cli are written as a user writes: import the root
 REQUIRED = {"torch", "optree", "jaxtyping", "beartype"}

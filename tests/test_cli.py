@@ -14,7 +14,7 @@ import functorch_lab
 from functorch_lab import cli
 from functorch_lab.recipes import digits
 
-COMMAND = [sys.executable, "-m", "functorch_lab.cli"]
+COMMAND = [sys.executable, "-m", "functorch_lab"]
 ERROR = "functorch-lab: error: "
 
 
