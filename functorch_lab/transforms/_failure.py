@@ -7,6 +7,9 @@ import re
 
 from functorch_lab.transforms._abstract import is_library, warn
 
+# What torch.compile says where Dynamo does not know the Python version or system.
+_NO_DYNAMO = re.compile(r"(torch\.compile|Dynamo|Windows) .*not.* supported")
+
 
 def lacks_compiler(error: BaseException) -> bool:
     """Whether a compilation failed for want of a compiler on this machine."""
@@ -15,7 +18,7 @@ def lacks_compiler(error: BaseException) -> bool:
     missing = (exc.InvalidCxxCompiler, exc.TritonMissing, exc.GPUTooOldForTriton)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, missing) or "is not supported on" in str(seen)[:200]:
+        if isinstance(seen, missing) or _NO_DYNAMO.match(str(seen)):
             return True
         inner = getattr(seen, "inner_exception", None)
         seen = inner or seen.__cause__ or seen.__context__

@@ -165,22 +165,22 @@ class Traced:
             if self._compiled is None:
                 note_dynamo()
             number = self._new_plan(call)
-            if self._compiled is None:
-                self._compiled = self._make()
             self._permit = (threading.get_ident(), number)
             proof = self._proof(call)
             try:
+                if self._compiled is None:
+                    self._compiled = self._make()
                 with _compile.compiling():
                     result = self._compiled(*call.tree)
             except Exception as error:
                 if explained := _failure.out_of_bounds(self.name, error):
                     raise explained from None
-                if not _failure.is_compiler_error(error):
-                    raise
                 if _failure.lacks_compiler(error):
                     _failure.warn_no_compiler(self.name, error)
                     self._eager = True
                     return None, []
+                if not _failure.is_compiler_error(error):
+                    raise
                 raise _failure.explain(self.name, error) from None
             finally:
                 self._permit = None

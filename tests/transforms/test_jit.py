@@ -17,6 +17,7 @@ from functorch_lab import tree
 from functorch_lab.transforms import (
     _compile,
     _engine,
+    _failure,
     _traced,
     debug,
     disable_jit,
@@ -546,6 +547,18 @@ def test_without_a_compiler_it_runs_eagerly_with_one_warning(tmp_path):
         check=False,
     )
     assert code.returncode == 0, code.stderr
+
+
+def test_where_torch_compile_itself_refuses_it_runs_eagerly(monkeypatch):
+    def refuse(*args, **options):
+        raise RuntimeError("torch.compile is not supported on Python 3.99+")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    monkeypatch.setattr(_failure, "_warned", [])
+    f = jit(lambda x: x * 2)
+    with pytest.warns(RuntimeWarning, match="Functions run eagerly"):
+        assert_close(f(X), X * 2)
+    assert_close(f(X + 1), X * 2 + 2)
 
 
 def test_a_device_with_a_young_compiler_is_compared_with_eager(monkeypatch):
