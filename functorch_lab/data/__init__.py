@@ -1,23 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets as trees of tensors with a leading axis: splits, scaling, keyed batches."""
+"""Data sets as trees of tensors: drawn, read, split, scaled and given in batches."""
 
 from functorch_lab.data._checks import check_classification
+from functorch_lab.data._csv import csv_rows, read_csv, write_csv
 from functorch_lab.data._digits import Splits, digits
 from functorch_lab.data._epochs import Batches, batches, epoch, masked_batches
 from functorch_lab.data._loaders import from_dataloader, to_dataloader, to_dataset
+from functorch_lab.data._min_max import min_max
 from functorch_lab.data._splits import split, standardize
+from functorch_lab.data._streams import stream
+from functorch_lab.data._synthetic import (
+    birds,
+    checkerboard,
+    circles,
+    line,
+    regression,
+    spirals,
+)
 
 __all__ = [
     "Batches",
     "Splits",
     "batches",
+    "birds",
     "check_classification",
+    "checkerboard",
+    "circles",
+    "csv_rows",
     "digits",
     "epoch",
     "from_dataloader",
+    "line",
     "masked_batches",
+    "min_max",
+    "read_csv",
+    "regression",
+    "spirals",
     "split",
     "standardize",
+    "stream",
     "to_dataloader",
     "to_dataset",
+    "write_csv",
 ]

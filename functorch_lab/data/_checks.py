@@ -134,6 +134,19 @@ def check_batch_size(batch_size: int, n: int, *, where: str) -> None:
         )
 
 
+def check_count(value: int, *, where: str, argument: str, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"{where}: {argument}: expected an int, got {_kind(value)}. "
+            f"Give a whole number, {least} or more."
+        )
+    if value < least:
+        raise ValueError(
+            f"{where}: {argument}: expected {least} or more, got {value}. "
+            "Ask for at least that many."
+        )
+
+
 def _fail_at(where: str, argument: str, path: str, expected: str, got: str) -> str:
     at = f" at {path}" if path else ""
     return f"{where}: {argument}{at}: expected {expected}, got {got}. "

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splitting a data set by key, and scaling it with the training part's statistics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -99,11 +99,22 @@ def standardize(
         >>> [x.tolist() for x in data.standardize(train, test)]
         [[[-1.0], [1.0]], [[3.0]]]
     """
-    length(train, where="data.standardize", argument="train")
+    return scaled_alike("data.standardize", _standardized, train, others, dims)
+
+
+def scaled_alike(
+    where: str,
+    scale: Callable[[tuple[Tensor, ...], tuple[int, ...]], list[Tensor]],
+    train: Any,
+    others: Sequence[Any],
+    dims: Sequence[int],
+) -> tuple[Any, ...]:
+    # `scale` is given a floating leaf of train and the same leaf of each other tree.
+    length(train, where=where, argument="train")
     for other in others:
         if tree.structure(other) != tree.structure(train):
             raise ValueError(
-                "data.standardize: others: expected the structure of train, "
+                f"{where}: others: expected the structure of train, "
                 f"{tree.structure(train)}, got {tree.structure(other)}. Pass the same "
                 "kind of tree for every part."
             )
@@ -112,9 +123,12 @@ def standardize(
         for path, leaf in zip(tree.paths(part), tree.leaves(part), strict=True):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 argument = f"{name} at {path}" if path else name
-                check_finite(leaf, where="data.standardize", argument=argument)
+                check_finite(leaf, where=where, argument=argument)
     columns = zip(*(tree.leaves(part) for part in (train, *others)), strict=True)
-    scaled = [_standardized(column, tuple(dims)) for column in columns]
+    scaled = [
+        scale(column, tuple(dims)) if column[0].is_floating_point() else column
+        for column in columns
+    ]
     return tuple(
         tree.unflatten(tree.structure(train), part)
         for part in zip(*scaled, strict=True)
@@ -123,8 +137,6 @@ def standardize(
 
 def _standardized(leaves: tuple[Tensor, ...], dims: tuple[int, ...]) -> list[Tensor]:
     train = leaves[0]
-    if not train.is_floating_point():
-        return list(leaves)
     mean = train.mean(dims, keepdim=True)
     std = train.std(dims, keepdim=True, correction=0)
     # A constant feature has a rounding error for its deviation, not exactly zero.

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small data sets drawn from a key, whose true answer is known."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from functorch_lab import random
+from functorch_lab.data._checks import check_count
+from functorch_lab.types import Key
+
+# Leg length and wingspan.
+_FLAMINGO, _DUCK = (8.0, 7.0), (5.0, 3.0)
+
+
+def regression(
+    key: Key,
+    n: int,
+    weight: Tensor | Sequence[float],
+    bias: float | Tensor = 0.0,
+    *,
+    noise: float | Tensor = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Samples of a linear function with normal noise: y = x @ weight + bias + noise e.
+
+    Args:
+        key: Decides all numbers; `x` and `e` do not depend on the other arguments.
+        n: Number of samples, at least 1.
+        weight: The d true weights, a tensor of shape (d,) or numbers.
+        bias: The true intercept.
+        noise: Standard deviation of what is added to `y`, 0 or more.
+
+    Returns:
+        The samples (x, y): x standard normal of shape (n, d), y of shape (n,); of the
+        dtype of `weight` if that is a floating point tensor, else of the default
+        dtype, on the key's device.
+
+    Raises:
+        TypeError: If `n` is not an int or `noise` not a number.
+        ValueError: If `n` < 1, `noise` < 0, or `weight` is no vector of numbers.
+
+    Example:
+        >>> from functorch_lab import data, random
+        >>> x, y = data.regression(random.key(0), 5, (2.0, -3.0), 4.0)
+        >>> true = 2 * x[:, 0] - 3 * x[:, 1] + 4
+        >>> x.shape, y.shape, bool(((y - true).abs() < 1e-5).all())
+        (torch.Size([5, 2]), torch.Size([5]), True)
+    """
+    where = "data.regression"
+    check_count(n, where=where, argument="n")
+    _check_number(noise, where=where, argument="noise")
+    dtype = torch.get_default_dtype()
+    if isinstance(weight, Tensor) and weight.is_floating_point():
+        dtype = weight.dtype
+    weight = torch.as_tensor(weight, dtype=dtype, device=key.device)
+    if weight.ndim != 1 or weight.shape[0] == 0:
+        raise ValueError(
+            f"{where}: weight: expected shape (d,), got {tuple(weight.shape)}. "
+            "Give one number per feature, e.g. (2.0, -3.4)."
+        )
+    for_x, for_noise = random.split(key).unbind(0)
+    x = random.normal(for_x, (n, weight.shape[0]), dtype)
+    return x, x @ weight + bias + noise * random.normal(for_noise, (n,), dtype)
+
+
+def line(
+    key: Key,
+    n: int,
+    *,
+    slope: float | Tensor = 3.0,
+    intercept: float | Tensor = 2.0,
+    noise: float | Tensor = 0.0,
+    low: float = -2.0,
+    high: float = 2.0,
+) -> tuple[Tensor, Tensor]:
+    """Points on a line, with normal noise: y = slope x + intercept + noise e.
+
+    Args:
+        key: Decides all numbers; `e` does not depend on the other arguments.
+        n: Number of points, at least 1.
+        slope: Of the true line.
+        intercept: Of the true line, at x = 0.
+        noise: Standard deviation of what is added to `y`, 0 or more.
+        low: Least x.
+        high: Upper end of x, not reached.
+
+    Returns:
+        The points (x, y), each of shape (n, 1) in the default dtype, on the key's
+        device; x is uniform in [low, high).
+
+    Raises:
+        TypeError: If `n` is not an int or `noise` not a number.
+        ValueError: If `n` < 1, `noise` < 0, or not `low` < `high`.
+
+    Example:
+        >>> from functorch_lab import data, random
+        >>> x, y = data.line(random.key(0), 5, slope=2.0, intercept=3.0)
+        >>> x.shape, bool((y == 2 * x + 3).all())
+        (torch.Size([5, 1]), True)
+    """
+    where = "data.line"
+    check_count(n, where=where, argument="n")
+    _check_number(noise, where=where, argument="noise")
+    if not low < high:
+        raise ValueError(
+            f"{where}: low: expected a number below high = {high}, got {low}. "
+            "Swap them, or widen the interval."
+        )
+    for_x, for_noise = random.split(key).unbind(0)
+    x = random.uniform(for_x, (n, 1), minval=low, maxval=high)
+    return x, slope * x + intercept + noise * random.normal(for_noise, (n, 1))
+
+
+def birds(
+    key: Key, n: int = 10, *, sigma: float | Tensor = 1.5
+) -> tuple[Tensor, Tensor]:
+    """Two kinds of birds by leg length and wingspan: two overlapping normal clouds.
+
+    Args:
+        key: Decides all numbers.
+        n: Number of birds of each kind, at least 1.
+        sigma: Standard deviation of both features within a kind, 0 or more.
+
+    Returns:
+        The birds (x, y): x of shape (2 n, 2) in the default dtype, first n flamingos
+        around (8, 7), then n ducks around (5, 3); y int64 of shape (2 n,), 0 for a
+        flamingo and 1 for a duck; on the key's device.
+
+    Raises:
+        TypeError: If `n` is not an int or `sigma` not a number.
+        ValueError: If `n` < 1 or `sigma` < 0.
+
+    Example:
+        >>> from functorch_lab import data, random
+        >>> x, y = data.birds(random.key(0), 2, sigma=0.0)
+        >>> x.tolist(), y.tolist()
+        ([[8.0, 7.0], [8.0, 7.0], [5.0, 3.0], [5.0, 3.0]], [0, 0, 1, 1])
+    """
+    check_count(n, where="data.birds", argument="n")
+    _check_number(sigma, where="data.birds", argument="sigma")
+    means = torch.tensor(
+        (_FLAMINGO, _DUCK), dtype=torch.get_default_dtype(), device=key.device
+    )
+    y = torch.arange(2, device=key.device).repeat_interleave(n, output_size=2 * n)
+    return means[y] + sigma * random.normal(key, (2 * n, 2)), y
+
+
+def circles(
+    key: Key, n: int, *, noise: float | Tensor = 0.1, factor: float | Tensor = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Two circles around the origin, which no line separates.
+
+    Args:
+        key: Decides all numbers.
+        n: Number of samples in all, at least 2.
+        noise: Standard deviation of what is added to both coordinates, 0 or more.
+        factor: Radius of the inner circle, between 0 and 1; that of the outer is 1.
+
+    Returns:
+        The samples (x, y): x of shape (n, 2) in the default dtype, at random angles,
+        y int64 of shape (n,): first the outer circle's with label 0, then the
+        inner one's n // 2 with label 1; on the key's device.
+
+    Raises:
+        TypeError: If `n` is not an int, or `noise` or `factor` not a number.
+        ValueError: If `n` < 2, `noise` < 0, or `factor` is not between 0 and 1.
+
+    Example:
+        >>> from functorch_lab import data, random
+        >>> x, y = data.circles(random.key(0), 5, noise=0.0)
+        >>> x.norm(dim=1).round(decimals=4).tolist(), y.tolist()
+        ([1.0, 1.0, 1.0, 0.5, 0.5], [0, 0, 0, 1, 1])
+    """
+    where = "data.circles"
+    check_count(n, where=where, argument="n", least=2)
+    _check_number(noise, where=where, argument="noise")
+    _check_number(factor, where=where, argument="factor")
+    if not isinstance(factor, Tensor) and not 0 < factor < 1:
+        raise ValueError(
+            f"{where}: factor: expected a radius between 0 and 1, got {factor}. "
+            "The outer circle has radius 1."
+        )
+    for_angle, for_noise = random.split(key).unbind(0)
+    y = (torch.arange(n, device=key.device) >= n - n // 2).long()
+    radius = 1 - (1 - factor) * y
+    angle = 2 * math.pi * random.uniform(for_angle, (n,))
+    x = radius[:, None] * torch.stack((angle.cos(), angle.sin()), dim=-1)
+    return x + noise * random.normal(for_noise, (n, 2)), y
+
+
+def checkerboard(
+    key: Key, n: int, *, squares: int = 4, noise: float | Tensor = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Points in a square, labelled by the colour of their square of a checkerboard.
+
+    Args:
+        key: Decides all numbers.
+        n: Number of samples, at least 1.
+        squares: Squares along each side, at least 1.
+        noise: Standard deviation of what is added to both coordinates after the label
+            is found, 0 or more.
+
+    Returns:
+        The samples (x, y): x of shape (n, 2) in the default dtype, uniform in
+        [-1, 1) before noise; y int64 of shape (n,), 0 in the lower left square and 1
+        in its neighbours; on the key's device.
+
+    Raises:
+        TypeError: If `n` or `squares` is not an int, or `noise` not a number.
+        ValueError: If `n` < 1, `squares` < 1, or `noise` < 0.
+
+    Example:
+        >>> from functorch_lab import data, random
+        >>> x, y = data.checkerboard(random.key(0), 50, squares=2)
+        >>> bool((y == (x[:, 0] * x[:, 1] < 0)).all())
+        True
+    """
+    where = "data.checkerboard"
+    check_count(n, where=where, argument="n")
+    check_count(squares, where=where, argument="squares")
+    _check_number(noise, where=where, argument="noise")
+    for_x, for_noise = random.split(key).unbind(0)
+    x = random.uniform(for_x, (n, 2), minval=-1.0, maxval=1.0)
+    # Next to 1 the product is rounded up to the number of squares.
+    square = ((x + 1) * (squares / 2)).floor().clamp(max=squares - 1).long()
+    return x + noise * random.normal(for_noise, (n, 2)), square.sum(-1) % 2
+
+
+def spirals(
+    key: Key,
+    n: int,
+    *,
+    classes: int = 2,
+    turns: float | Tensor = 1.0,
+    noise: float | Tensor = 0.1,
+) -> tuple[Tensor, Tensor]:
+    """Interleaved spiral arms, one per class, from the origin to the unit circle.
+
+    A sample at radius r of arm c lies at the angle 2 pi (turns r + c / classes).
+
+    Args:
+        key: Decides all numbers.
+        n: Number of samples in all, at least one per class.
+        classes: Number of arms, at least 1.
+        turns: How often an arm goes around, anticlockwise; negative for clockwise.
+        noise: Standard deviation of what is added to both coordinates, 0 or more.
+
+    Returns:
+        The samples (x, y): x of shape (n, 2) in the default dtype, with radii uniform
+        in [0, 1) before noise; y int64 of shape (n,), in the order of the classes,
+        whose sizes differ by one at most; on the key's device.
+
+    Raises:
+        TypeError: If `n` or `classes` is not an int, or `noise` not a number.
+        ValueError: If `classes` < 1, `n` < `classes`, or `noise` < 0.
+
+    Example:
+        >>> from functorch_lab import data, random
+        >>> x, y = data.spirals(random.key(0), 5, turns=0.0, noise=0.0)
+        >>> x[:, 0].sign().tolist(), y.tolist()  # two half-lines
+        ([1.0, 1.0, 1.0, -1.0, -1.0], [0, 0, 0, 1, 1])
+    """
+    where = "data.spirals"
+    check_count(classes, where=where, argument="classes")
+    check_count(n, where=where, argument="n", least=classes)
+    _check_number(noise, where=where, argument="noise")
+    for_radius, for_noise = random.split(key).unbind(0)
+    y = torch.arange(n, device=key.device) * classes // n
+    radius = random.uniform(for_radius, (n, 1))[:, 0]
+    angle = 2 * math.pi * (turns * radius + y / classes)
+    x = radius[:, None] * torch.stack((angle.cos(), angle.sin()), dim=-1)
+    return x + noise * random.normal(for_noise, (n, 2)), y
+
+
+def _check_number(value: object, *, where: str, argument: str) -> None:
+    # A tensor's value is not looked at: it may be traced or mapped over.
+    if isinstance(value, Tensor):
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{where}: {argument}: expected a number, got {value!r} "
+            f"({type(value).__name__}). Give e.g. 0.1."
+        )
+    if not 0 <= value < math.inf:
+        raise ValueError(
+            f"{where}: {argument}: expected a finite number of 0 or more, got {value}. "
+            "It is a length, in the units of the coordinates."
+        )
