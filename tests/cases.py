@@ -180,6 +180,24 @@ OPTIMIZERS = {
     "adamw, schedule": OptimizerCase(
         optim.adamw(lr=SCHEDULE, betas=BETAS, weight_decay=0.2), {"weight_decay": 0.3}
     ),
+    "rmsprop": OptimizerCase(
+        optim.rmsprop(lr=0.3, alpha=0.9), {"lr": 0.07, "alpha": 0.8}
+    ),
+    "rmsprop, momentum": OptimizerCase(
+        optim.rmsprop(
+            lr=SCHEDULE, alpha=0.9, weight_decay=0.2, momentum=0.8, centered=True
+        ),
+        {"momentum": 0.6, "weight_decay": 0.3, "eps": 0.002},
+    ),
+    "adagrad": OptimizerCase(optim.adagrad(lr=0.3), {"lr": 0.07}),
+    "adagrad, decay": OptimizerCase(
+        optim.adagrad(
+            lr=0.3, lr_decay=0.2, weight_decay=0.2, initial_accumulator_value=0.7
+        ),
+        {"lr_decay": 0.3, "weight_decay": 0.3, "eps": 0.002},
+    ),
+    "scale_by_rms": OptimizerCase(optim.scale_by_rms(alpha=0.9), {"alpha": 0.8}),
+    "scale_by_rss": OptimizerCase(optim.scale_by_rss(), {"eps": 0.002}),
     "scale_by_adam": OptimizerCase(optim.scale_by_adam(BETAS), {"betas": (0.7, 0.8)}),
     "trace": OptimizerCase(optim.trace(0.8, nesterov=True), {"momentum": 0.6}),
     "scale": OptimizerCase(optim.scale(-0.3), {"step_size": -0.07}),
@@ -207,7 +225,8 @@ OPTIMIZERS = {
 # of a training loop, and namespaces with tests of their own.
 NOT_LAYERS = {"init"}
 NOT_OPTIMIZERS = {
-    *("AdamState", "HyperparamsState", "SGDState", "Hyperparameter", "Schedule"),
+    *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
+    *("Hyperparameter", "Schedule"),
     *("apply_updates", "get_hyperparams", "set_hyperparams", "schedules"),
     *("elementwise", "is_elementwise"),
 }

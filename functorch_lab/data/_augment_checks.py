@@ -54,10 +54,9 @@ def check_amount(where: str, name: str, value: Any, most: float) -> None:
             f"{where}: {name}: expected a number, got {type(value).__name__}. "
             "Give a float or a tensor of shape ()."
         )
-    if not 0 <= value <= most or math.isinf(value):
-        span = (
-            "a finite number >= 0" if most == math.inf else f"a number in 0 .. {most}"
-        )
+    if not (0 <= float(value) <= most and math.isfinite(value)):
+        span = "0 or more" if most == math.inf else f"0 .. {most}"
         raise ValueError(
-            f"{where}: {name}: expected {span}, got {value}. Choose one in that range."
+            f"{where}: {name}: expected {span}, got {value}. "
+            "Choose a finite number in that range."
         )

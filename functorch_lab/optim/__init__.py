@@ -12,6 +12,7 @@ A hole for any other leaf leaves it, and its state, as it is.
 """
 
 from functorch_lab.optim import schedules
+from functorch_lab.optim._adagrad import AdagradState, adagrad, scale_by_rss
 from functorch_lab.optim._adam import AdamState, adam, adamw, scale_by_adam
 from functorch_lab.optim._apply import apply_updates
 from functorch_lab.optim._chain import chain
@@ -27,15 +28,19 @@ from functorch_lab.optim._hyperparams import (
     get_hyperparams,
     set_hyperparams,
 )
+from functorch_lab.optim._rmsprop import RMSpropState, rmsprop, scale_by_rms
 from functorch_lab.optim._scale import scale, scale_by_schedule
 from functorch_lab.optim._sgd import SGDState, sgd, trace
 
 __all__ = [
+    "AdagradState",
     "AdamState",
     "Hyperparameter",
     "HyperparamsState",
+    "RMSpropState",
     "SGDState",
     "Schedule",
+    "adagrad",
     "adam",
     "adamw",
     "add_decayed_weights",
@@ -47,8 +52,11 @@ __all__ = [
     "fused",
     "get_hyperparams",
     "is_elementwise",
+    "rmsprop",
     "scale",
     "scale_by_adam",
+    "scale_by_rms",
+    "scale_by_rss",
     "scale_by_schedule",
     "schedules",
     "set_hyperparams",
