@@ -12,6 +12,7 @@ import torch
 
 import functorch_lab
 from functorch_lab import cli
+from functorch_lab.cli import _doctor
 from functorch_lab.recipes import digits
 
 COMMAND = [sys.executable, "-m", "functorch_lab"]
@@ -187,8 +188,9 @@ def test_alone_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_doctor_says_what_there_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = cli._version
-    monkeypatch.setattr(cli, "_version", lambda n: None if n == "rich" else found(n))
+    found = _doctor._version
+    without_rich = lambda name: None if name == "rich" else found(name)  # noqa: E731
+    monkeypatch.setattr(_doctor, "_version", without_rich)
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert f"torch         {torch.__version__}" in out
@@ -207,8 +209,8 @@ def test_doctor_says_what_each_extra_lacks(
         "not-there[x]>=3; extra == 'test'",
         'nor.this>=3 ; extra == "test"',
     ]
-    monkeypatch.setattr(cli.metadata, "requires", lambda name: declared)
-    monkeypatch.setattr(cli, "_compiler", lambda: "works")
+    monkeypatch.setattr(_doctor.metadata, "requires", lambda name: declared)
+    monkeypatch.setattr(_doctor, "_compiler", lambda: "works")
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert out.split("extras\n")[1].split("devices")[0].splitlines() == [
@@ -224,7 +226,7 @@ def test_doctor_says_that_the_compiler_is_missing(
     def failing(fn: object) -> object:
         raise RuntimeError("no compiler\nfound")
 
-    monkeypatch.setattr(cli, "jit", failing)
+    monkeypatch.setattr(_doctor, "jit", failing)
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert "fails: no compiler found. Install a C++ compiler" in out
