@@ -153,7 +153,7 @@ def _check_at_least_zero(where: str, name: str, value: Any) -> None:
         ends = (value,)
     for number in [n for end in ends for n in known(end, wait=True)]:
         # What is no number is refused with the other hyperparameters.
-        if isinstance(number, int | float) and not 0 <= number < math.inf:
+        if isinstance(number, Real) and not 0 <= float(number) < math.inf:
             raise ValueError(
                 f"{where}: {name}: expected a finite number >= 0, got {number}. "
                 "Pass a number in that range, a 0-d tensor or a schedule."

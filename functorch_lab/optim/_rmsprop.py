@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -170,7 +171,7 @@ def _check_alpha(where: str, alpha: Any) -> None:
         ends = (alpha,)
     for number in [n for end in ends for n in known(end, wait=True)]:
         # What is no number is refused with the other hyperparameters.
-        if isinstance(number, int | float) and not 0 <= number < 1:
+        if isinstance(number, Real) and not 0 <= float(number) < 1:
             raise ValueError(
                 f"{where}: alpha: expected a number in [0, 1), got {number}. "
                 "Pass a number in that range, a 0-d tensor or a schedule."
