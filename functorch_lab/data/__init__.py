@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets as trees of tensors: drawn, read, split, scaled and given in batches."""
 
+from functorch_lab.data import augment
 from functorch_lab.data._checks import check_classification
 from functorch_lab.data._csv import csv_rows, read_csv, write_csv
 from functorch_lab.data._digits import Splits, digits
 from functorch_lab.data._epochs import Batches, batches, epoch, masked_batches
+from functorch_lab.data._lines import line, regression
 from functorch_lab.data._loaders import from_dataloader, to_dataloader, to_dataset
 from functorch_lab.data._min_max import min_max
 from functorch_lab.data._splits import split, standardize
 from functorch_lab.data._streams import stream
-from functorch_lab.data._synthetic import (
-    birds,
-    checkerboard,
-    circles,
-    line,
-    regression,
-    spirals,
-)
+from functorch_lab.data._synthetic import birds, checkerboard, circles, spirals
 
 __all__ = [
     "Batches",
     "Splits",
+    "augment",
     "batches",
     "birds",
     "check_classification",

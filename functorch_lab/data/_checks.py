@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a data set must be before training sees it; reads values, so never in a step."""
 
+import math
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -144,6 +146,30 @@ def check_count(value: int, *, where: str, argument: str, least: int = 1) -> Non
         raise ValueError(
             f"{where}: {argument}: expected {least} or more, got {value}. "
             "Ask for at least that many."
+        )
+
+
+def check_scale(value: object, *, where: str, argument: str) -> None:
+    # A tensor's value is not looked at: it may be traced or mapped over.
+    if isinstance(value, Tensor):
+        return
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{where}: {argument}: expected a number, got {_kind(value)}. "
+            "Give e.g. 0.1."
+        )
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(
+            f"{where}: {argument}: expected a finite number of 0 or more, got {value}. "
+            "It is a length, in the units of the coordinates."
+        )
+
+
+def check_interval(low: float, high: float, *, where: str) -> None:
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(
+            f"{where}: low: expected a finite number below high, got low = {low} and "
+            f"high = {high}. Swap them, or widen the interval."
         )
 
 

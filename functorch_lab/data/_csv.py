@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of numbers as CSV files: a line of names, then a line per sample."""
+"""Tensors from and to CSV files."""
 
 import csv
 import os
 import secrets
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from functorch_lab.data._checks import length
+from functorch_lab.data._csv_format import File, fault_of_names, rows_of
 
-_File = str | os.PathLike[str]
 
-
-def read_csv(path: _File, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def read_csv(path: File, *, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     r"""A CSV file of numbers as one tensor per column.
 
     The first line names the columns. Fields are separated by commas and may be in
@@ -51,7 +50,7 @@ def read_csv(path: _File, *, dtype: torch.dtype | None = None) -> dict[str, Tens
         {'leg': tensor([8.5000, 5.0000]), 'wing': tensor([7., 3.])}
     """
     dtype = _floating(dtype, where="data.read_csv")
-    rows = _rows(path, where="data.read_csv")
+    rows = rows_of(path, where="data.read_csv")
     names = next(rows)
     columns = [array("d") for _ in names]
     for row in rows:
@@ -63,7 +62,7 @@ def read_csv(path: _File, *, dtype: torch.dtype | None = None) -> dict[str, Tens
 
 
 def csv_rows(
-    path: _File, *, dtype: torch.dtype | None = None
+    path: File, *, dtype: torch.dtype | None = None
 ) -> Iterable[dict[str, Tensor]]:
     r"""The rows of a CSV file as a stream, one at a time in memory.
 
@@ -97,18 +96,18 @@ def csv_rows(
 
 @dataclass(frozen=True, eq=False)
 class _CsvRows:
-    path: _File
+    path: File
     dtype: torch.dtype
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        rows = _rows(self.path, where="data.csv_rows")
+        rows = rows_of(self.path, where="data.csv_rows")
         names = next(rows)
         for row in rows:
             values = torch.tensor(row, dtype=self.dtype).unbind(0)
             yield dict(zip(names, values, strict=True))
 
 
-def write_csv(path: _File, columns: Mapping[str, Tensor]) -> None:
+def write_csv(path: File, columns: Mapping[str, Tensor]) -> None:
     """Write tensors as the columns of a CSV file that `read_csv` reads.
 
     Floating point numbers are written with as many digits as it takes to read the same
@@ -159,100 +158,6 @@ def write_csv(path: _File, columns: Mapping[str, Tensor]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _rows(path: _File, *, where: str) -> Iterator[Any]:
-    # The names of the columns, then a list of floats for each row.
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            names = _header(next(reader, None), path, where=where)
-            yield names
-            count = 0
-            for fields in reader:
-                if fields:
-                    yield _numbers(fields, names, path, reader.line_num, where=where)
-                    count += 1
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise FileNotFoundError(
-            f"{where}: path: expected a file, got {os.fspath(path)!r}, which is not "
-            f"one. It was looked for in {Path.cwd()}."
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(
-            f"{where}: {os.fspath(path)}: expected comma-separated text in UTF-8, got "
-            f"something else: {error}. Export the table as CSV."
-        ) from error
-    if not count:
-        raise ValueError(
-            f"{where}: {os.fspath(path)}: expected at least one row, got the names of "
-            "the columns alone. Check the program that wrote it."
-        )
-
-
-def _header(fields: list[str] | None, path: _File, *, where: str) -> list[str]:
-    if not fields:
-        raise ValueError(
-            f"{where}: {os.fspath(path)}: expected a line of column names, got an "
-            f"{'empty file' if fields is None else 'empty line'}. Put the names first."
-        )
-    names = [name.strip() for name in fields]
-    wrong = _fault(names)
-    if wrong:
-        raise ValueError(
-            f"{where}: {os.fspath(path)}: line 1: expected distinct column names, got "
-            f"{wrong}. Put a name for every column on the first line."
-        )
-    return names
-
-
-def _fault(names: Sequence[str]) -> str:
-    # What is wrong with these column names, or nothing.
-    if all(_is_number(name) for name in names):
-        return f"numbers alone, {', '.join(names)}"
-    if "" in names:
-        return f"none for column {names.index('') + 1}"
-    twice = [name for name in names if names.count(name) > 1]
-    return f"{twice[0]!r} twice" if twice else ""
-
-
-def _is_number(field: str) -> bool:
-    try:
-        _number(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _number(field: str) -> float:
-    if "_" in field:  # Python reads 1_000, a table does not mean it
-        raise ValueError(field)
-    return float(field)
-
-
-def _numbers(
-    fields: list[str], names: list[str], path: _File, line: int, *, where: str
-) -> list[float]:
-    if len(fields) != len(names):
-        raise ValueError(
-            f"{where}: {os.fspath(path)}: line {line}: expected {len(names)} fields, "
-            f"got {len(fields)}. Give every row one number per column, with a point "
-            "for decimals."
-        )
-    try:
-        return [_number(field) for field in fields]
-    except ValueError:
-        _fail_at_field(fields, names, path, line, where=where)
-
-
-def _fail_at_field(
-    fields: list[str], names: list[str], path: _File, line: int, *, where: str
-) -> NoReturn:
-    index = [_is_number(field) for field in fields].index(False)
-    raise ValueError(
-        f"{where}: {os.fspath(path)}: line {line}, column {names[index]!r}: expected a "
-        f"number, got {fields[index]!r:.40}. Repair the row or leave it out."
-    ) from None
-
-
 def _floating(dtype: torch.dtype | None, *, where: str) -> torch.dtype:
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
@@ -281,7 +186,7 @@ def _check_columns(columns: Any, *, where: str) -> None:
                 f"{where}: columns at [{name!r}]: expected shape (n,), got "
                 f"{tuple(column.shape)}. Give each of its columns a name."
             )
-    wrong = _fault(list(columns))
+    wrong = fault_of_names(list(columns))
     outer = [name for name in columns if name != name.strip()]
     if wrong or outer:
         raise ValueError(

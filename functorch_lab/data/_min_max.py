@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functorch_lab.data._checks import check_interval
 from functorch_lab.data._splits import scaled_alike
 
 
@@ -38,8 +39,9 @@ def min_max(
 
     Raises:
         TypeError: If a leaf of `train` is not a tensor.
-        ValueError: If not `low` < `high`, `train` is empty, a value is not finite (the
-            first such index is named), or `others` are structured differently.
+        ValueError: If not `low` < `high`, both finite, `train` is empty, a value is
+            not finite (the first such index is named), or `others` are structured
+            differently.
 
     Example:
         >>> import torch
@@ -48,11 +50,7 @@ def min_max(
         >>> [x.tolist() for x in data.min_max(train, test)]
         [[[0.0], [1.0]], [[2.0]]]
     """
-    if not low < high:
-        raise ValueError(
-            f"data.min_max: low: expected a number below high = {high}, got {low}. "
-            "Swap them, or widen the interval."
-        )
+    check_interval(low, high, where="data.min_max")
     scale = partial(_min_max, low=low, high=high)
     return scaled_alike("data.min_max", scale, train, others, dims)
 

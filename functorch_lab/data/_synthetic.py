@@ -1,117 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small data sets drawn from a key, whose true answer is known."""
+"""Small classification data sets in the plane, drawn from a key."""
 
 import math
-from collections.abc import Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
 from functorch_lab import random
-from functorch_lab.data._checks import check_count
+from functorch_lab.data._checks import check_count, check_scale
 from functorch_lab.types import Key
 
 # Leg length and wingspan.
 _FLAMINGO, _DUCK = (8.0, 7.0), (5.0, 3.0)
-
-
-def regression(
-    key: Key,
-    n: int,
-    weight: Tensor | Sequence[float],
-    bias: float | Tensor = 0.0,
-    *,
-    noise: float | Tensor = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Samples of a linear function with normal noise: y = x @ weight + bias + noise e.
-
-    Args:
-        key: Decides all numbers; `x` and `e` do not depend on the other arguments.
-        n: Number of samples, at least 1.
-        weight: The d true weights, a tensor of shape (d,) or numbers.
-        bias: The true intercept.
-        noise: Standard deviation of what is added to `y`, 0 or more.
-
-    Returns:
-        The samples (x, y): x standard normal of shape (n, d), y of shape (n,); of the
-        dtype of `weight` if that is a floating point tensor, else of the default
-        dtype, on the key's device.
-
-    Raises:
-        TypeError: If `n` is not an int or `noise` not a number.
-        ValueError: If `n` < 1, `noise` < 0, or `weight` is no vector of numbers.
-
-    Example:
-        >>> from functorch_lab import data, random
-        >>> x, y = data.regression(random.key(0), 5, (2.0, -3.0), 4.0)
-        >>> true = 2 * x[:, 0] - 3 * x[:, 1] + 4
-        >>> x.shape, y.shape, bool(((y - true).abs() < 1e-5).all())
-        (torch.Size([5, 2]), torch.Size([5]), True)
-    """
-    where = "data.regression"
-    check_count(n, where=where, argument="n")
-    _check_number(noise, where=where, argument="noise")
-    dtype = torch.get_default_dtype()
-    if isinstance(weight, Tensor) and weight.is_floating_point():
-        dtype = weight.dtype
-    weight = torch.as_tensor(weight, dtype=dtype, device=key.device)
-    if weight.ndim != 1 or weight.shape[0] == 0:
-        raise ValueError(
-            f"{where}: weight: expected shape (d,), got {tuple(weight.shape)}. "
-            "Give one number per feature, e.g. (2.0, -3.4)."
-        )
-    for_x, for_noise = random.split(key).unbind(0)
-    x = random.normal(for_x, (n, weight.shape[0]), dtype)
-    return x, x @ weight + bias + noise * random.normal(for_noise, (n,), dtype)
-
-
-def line(
-    key: Key,
-    n: int,
-    *,
-    slope: float | Tensor = 3.0,
-    intercept: float | Tensor = 2.0,
-    noise: float | Tensor = 0.0,
-    low: float = -2.0,
-    high: float = 2.0,
-) -> tuple[Tensor, Tensor]:
-    """Points on a line, with normal noise: y = slope x + intercept + noise e.
-
-    Args:
-        key: Decides all numbers; `e` does not depend on the other arguments.
-        n: Number of points, at least 1.
-        slope: Of the true line.
-        intercept: Of the true line, at x = 0.
-        noise: Standard deviation of what is added to `y`, 0 or more.
-        low: Least x.
-        high: Upper end of x, not reached.
-
-    Returns:
-        The points (x, y), each of shape (n, 1) in the default dtype, on the key's
-        device; x is uniform in [low, high).
-
-    Raises:
-        TypeError: If `n` is not an int or `noise` not a number.
-        ValueError: If `n` < 1, `noise` < 0, or not `low` < `high`.
-
-    Example:
-        >>> from functorch_lab import data, random
-        >>> x, y = data.line(random.key(0), 5, slope=2.0, intercept=3.0)
-        >>> x.shape, bool((y == 2 * x + 3).all())
-        (torch.Size([5, 1]), True)
-    """
-    where = "data.line"
-    check_count(n, where=where, argument="n")
-    _check_number(noise, where=where, argument="noise")
-    if not low < high:
-        raise ValueError(
-            f"{where}: low: expected a number below high = {high}, got {low}. "
-            "Swap them, or widen the interval."
-        )
-    for_x, for_noise = random.split(key).unbind(0)
-    x = random.uniform(for_x, (n, 1), minval=low, maxval=high)
-    return x, slope * x + intercept + noise * random.normal(for_noise, (n, 1))
 
 
 def birds(
@@ -140,12 +40,11 @@ def birds(
         ([[8.0, 7.0], [8.0, 7.0], [5.0, 3.0], [5.0, 3.0]], [0, 0, 1, 1])
     """
     check_count(n, where="data.birds", argument="n")
-    _check_number(sigma, where="data.birds", argument="sigma")
-    means = torch.tensor(
-        (_FLAMINGO, _DUCK), dtype=torch.get_default_dtype(), device=key.device
-    )
-    y = torch.arange(2, device=key.device).repeat_interleave(n, output_size=2 * n)
-    return means[y] + sigma * random.normal(key, (2 * n, 2)), y
+    check_scale(sigma, where="data.birds", argument="sigma")
+    spread = sigma * random.normal(key, (2 * n, 2))
+    means = torch.tensor((_FLAMINGO, _DUCK), dtype=spread.dtype, device=key.device)
+    y = torch.arange(2 * n, device=key.device) // n
+    return means[y] + spread, y
 
 
 def circles(
@@ -176,8 +75,8 @@ def circles(
     """
     where = "data.circles"
     check_count(n, where=where, argument="n", least=2)
-    _check_number(noise, where=where, argument="noise")
-    _check_number(factor, where=where, argument="factor")
+    check_scale(noise, where=where, argument="noise")
+    check_scale(factor, where=where, argument="factor")
     if not isinstance(factor, Tensor) and not 0 < factor < 1:
         raise ValueError(
             f"{where}: factor: expected a radius between 0 and 1, got {factor}. "
@@ -185,8 +84,8 @@ def circles(
         )
     for_angle, for_noise = random.split(key).unbind(0)
     y = (torch.arange(n, device=key.device) >= n - n // 2).long()
-    radius = 1 - (1 - factor) * y
     angle = 2 * math.pi * random.uniform(for_angle, (n,))
+    radius = 1 - (1 - factor) * y.to(angle.dtype)
     x = radius[:, None] * torch.stack((angle.cos(), angle.sin()), dim=-1)
     return x + noise * random.normal(for_noise, (n, 2)), y
 
@@ -221,7 +120,7 @@ def checkerboard(
     where = "data.checkerboard"
     check_count(n, where=where, argument="n")
     check_count(squares, where=where, argument="squares")
-    _check_number(noise, where=where, argument="noise")
+    check_scale(noise, where=where, argument="noise")
     for_x, for_noise = random.split(key).unbind(0)
     x = random.uniform(for_x, (n, 2), minval=-1.0, maxval=1.0)
     # Next to 1 the product is rounded up to the number of squares.
@@ -266,26 +165,10 @@ def spirals(
     where = "data.spirals"
     check_count(classes, where=where, argument="classes")
     check_count(n, where=where, argument="n", least=classes)
-    _check_number(noise, where=where, argument="noise")
+    check_scale(noise, where=where, argument="noise")
     for_radius, for_noise = random.split(key).unbind(0)
     y = torch.arange(n, device=key.device) * classes // n
     radius = random.uniform(for_radius, (n, 1))[:, 0]
     angle = 2 * math.pi * (turns * radius + y / classes)
     x = radius[:, None] * torch.stack((angle.cos(), angle.sin()), dim=-1)
     return x + noise * random.normal(for_noise, (n, 2)), y
-
-
-def _check_number(value: object, *, where: str, argument: str) -> None:
-    # A tensor's value is not looked at: it may be traced or mapped over.
-    if isinstance(value, Tensor):
-        return
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{where}: {argument}: expected a number, got {value!r} "
-            f"({type(value).__name__}). Give e.g. 0.1."
-        )
-    if not 0 <= value < math.inf:
-        raise ValueError(
-            f"{where}: {argument}: expected a finite number of 0 or more, got {value}. "
-            "It is a length, in the units of the coordinates."
-        )
