@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of Sphinx: `sphinx-build -W docs <folder>`."""
 
+import os
+from pathlib import Path
+
+import nbformat
+
 import functorch_lab
+from functorch_lab import lessons
 
 project = "functorch_lab"
 author = "the functorch_lab contributors"
 copyright = author
 version = release = functorch_lab.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"functorch_lab {version}"
@@ -25,3 +31,18 @@ python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
+
+# A lesson's page is its notebook, executed here. Unchanged files keep their place in the
+# cache of executed notebooks.
+nb_execution_mode = "cache"
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_code_prompt_show = "Show the solution"
+nb_code_prompt_hide = "Hide the solution"
+for _name in lessons.NAMES:
+    _page = Path(__file__).parent / "lessons" / f"{_name}.ipynb"
+    _text = nbformat.writes(lessons.notebook(_name))
+    if not _page.exists() or _page.read_text(encoding="utf-8") != _text:
+        _part = _page.with_suffix(f".{os.getpid()}.part")  # others may build at once
+        _part.write_text(_text, encoding="utf-8")
+        os.replace(_part, _page)

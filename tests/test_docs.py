@@ -61,7 +61,15 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     folder = tmp_path_factory.mktemp("docs")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Sphinx's own; the docs' go to its log
-        app = Sphinx(DOCS, DOCS, folder, folder, "dummy", status=None)
+        app = Sphinx(
+            DOCS,
+            DOCS,
+            folder,
+            folder,
+            "dummy",
+            status=None,
+            confoverrides={"nb_execution_mode": "off"},
+        )
         app.build(force_all=True)
     return set(app.env.domaindata["py"]["objects"])
 
