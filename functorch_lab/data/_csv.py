@@ -123,7 +123,8 @@ def write_csv(path: File, columns: Mapping[str, Tensor]) -> None:
         FileNotFoundError: If the folder does not exist.
         TypeError: If `columns` is not a dict of tensors by name, or one is complex.
         ValueError: If there are no columns or rows, shapes differ or are not (n,), or
-            the names could not be read back: empty, with outer spaces, or all numbers.
+            the names could not be read back: empty, with outer spaces or a line break,
+            or all numbers.
 
     Example:
         >>> import tempfile, torch
@@ -187,9 +188,9 @@ def _check_columns(columns: Any, *, where: str) -> None:
                 f"{tuple(column.shape)}. Give each of its columns a name."
             )
     wrong = fault_of_names(list(columns))
-    outer = [name for name in columns if name != name.strip()]
-    if wrong or outer:
+    odd = [n for n in columns if n != n.strip() or len(n.splitlines()) > 1]
+    if wrong or odd:
         raise ValueError(
             f"{where}: columns: expected names that can be read back, got "
-            f"{wrong or repr(outer[0])}. Rename the columns."
+            f"{wrong or repr(odd[0])}. Rename the columns."
         )
