@@ -18,7 +18,9 @@ def check_image(where: str, image: Any) -> tuple[int, int]:
         )
     if image.ndim != 3 or not all(image.shape):
         remedy = "Add the axis of the channels, e.g. with image.unsqueeze(0)"
-        if image.ndim > 3:
+        if image.ndim == 3:
+            remedy = "No axis may be empty"
+        elif image.ndim > 3:
             remedy = "Map over a batch: fl.vmap(lambda key, x: ...)(keys, images)"
         raise ValueError(
             f"{where}: image: expected shape (channels, height, width), got "
