@@ -154,6 +154,7 @@ for name, batches in ("kept", sizes), ("filled", filled), ("left out", left_out)
 # functions: `step` takes params and a batch and gives new params, `evaluate` measures
 # and changes nothing, and `fit` repeats: all batches of an epoch, then a look at the
 # validation samples. A loader is a function from the number of an epoch to batches.
+# `fit` takes the loader and the step as arguments, so both can be exchanged.
 
 
 # %%
@@ -172,8 +173,7 @@ def fit(params, epochs, batches_of, step=step):
         for x_batch, y_batch in batches_of(epoch):
             params, value = step(params, x_batch, y_batch)
             training.append(float(value))
-        value = evaluate(params, x_val, y_val)
-        validation.append((len(training), float(value)))
+        validation.append(float(evaluate(params, x_val, y_val)))
     return params, training, validation
 
 
@@ -200,14 +200,14 @@ params, training, validation = fit(initial, epochs, keyed)
 all_at_once, _, few = fit(initial, epochs, lambda epoch: [(x, y)])
 longer, long_training, long_validation = fit(initial, 10, keyed)
 for epoch in range(epochs):
-    print(f"epoch {epoch + 1}: validation loss {validation[epoch][1]:.5f}", end=", ")
-    print(f"all samples at once {few[epoch][1]:.5f}")
+    print(f"epoch {epoch + 1}: validation loss {validation[epoch]:.5f}", end=", ")
+    print(f"all samples at once {few[epoch]:.5f}")
 print("\nerror of                 weight 0 weight 1     bias")
 show_error(f"batches, {len(training)} steps", params)
 show_error(f"all samples, {len(few)} steps", all_at_once)
 show_error(f"batches, {len(long_training)} steps", longer)
 floor = 0.01**2 / 2
-print(f"\nvalidation loss after 10 epochs: {long_validation[-1][1]:.6f}")
+print(f"\nvalidation loss after 10 epochs: {long_validation[-1]:.6f}")
 print(f"loss of the noise alone:         {floor:.6f}")
 
 # %% [markdown]
@@ -218,16 +218,17 @@ print(f"loss of the noise alone:         {floor:.6f}")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 3.2), sharey=True)
-left.semilogy(training, lw=1, label="training, each batch")
-left.semilogy(*zip(*validation, strict=True), "o-", label="validation")
-steps = [steps for steps, _ in validation]
-left.semilogy(steps, [value for _, value in few], "s--", label="all samples at once")
-left.set(xlabel="step", ylabel="half squared error", title="3 epochs")
+parts = [step / len(left_out) for step in range(len(training))]  # of an epoch
+left.semilogy(parts, training, lw=1, label="training, each batch")
+left.semilogy(range(1, 4), validation, "o-", label="validation")
+left.semilogy(range(1, 4), few, "s--", label="validation, one step\nwith all samples")
+left.set(xlabel="epoch", ylabel="half squared error", title="3 epochs")
 left.legend(loc="lower left")
-right.semilogy(long_training, lw=1)
-right.semilogy(*zip(*long_validation, strict=True), "o-")
+parts = [step / len(left_out) for step in range(len(long_training))]
+right.semilogy(parts, long_training, lw=1)
+right.semilogy(range(1, 11), long_validation, "o-")
 right.axhline(floor, color="C6", ls=":", label="noise alone")
-right.set(xlabel="step", title="10 epochs")
+right.set(xlabel="epoch", title="10 epochs")
 right.legend()
 fig.savefig("curves.png")
 
@@ -375,8 +376,8 @@ fig.savefig("clipping.png")
 # | here | in classic PyTorch |
 # | --- | --- |
 # | `params`, a dict that you pass | attributes of an `torch.nn.Module` |
-# | `fl.value_and_grad(loss)(params, x, y)` | `value.backward()`, then each `p.grad` |
-# | every call gives new grads | `optimizer.zero_grad()` |
+# | `fl.value_and_grad(loss)(params, x, y)` | `.backward()`, then each `p.grad` |
+# | every call gives new grads: nothing to zero | `optimizer.zero_grad()` |
 # | `fl.tree.map(..., params, grads)` gives new params | `optimizer.step()`, in place |
 # | `clip(grads, max_norm)` gives new grads | `torch.nn.utils.clip_grad_norm_` |
 # | `evaluate(params, x, y)` | `model.eval()` and `torch.no_grad()` |
@@ -393,8 +394,8 @@ class Trainer:
     def step(self, x, y):
         self.model.train()
         self.optimizer.zero_grad()
-        value = torch.nn.functional.mse_loss(self.model(x).squeeze(-1), y) / 2
-        value.backward()
+        prediction = self.model(x).squeeze(-1)  # (n, 1) to (n,)
+        (torch.nn.functional.mse_loss(prediction, y) / 2).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         self.optimizer.step()
 
@@ -499,7 +500,7 @@ assert numbers == list(shuffled(range(n), key_buffer, 50)), (
     "exercise 3: one key, one order"
 )
 assert numbers != list(shuffled(range(n), key_other, 50)), "exercise 3: use the key"
-for size in (1, 50, n):
+for size in (10, 100, n):
     samples = shuffled(y.sort().values, key_buffer, size)  # a sorted file
     means = [float(batch.mean()) for (batch,) in fl.data.stream(samples, batch_size)]
     spread = max(means) - min(means)
