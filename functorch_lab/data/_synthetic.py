@@ -123,8 +123,7 @@ def checkerboard(
     check_scale(noise, where=where, argument="noise")
     for_x, for_noise = random.split(key).unbind(0)
     x = random.uniform(for_x, (n, 2), minval=-1.0, maxval=1.0)
-    # Next to 1 the product is rounded up to the number of squares.
-    square = ((x + 1) * (squares / 2)).floor().clamp(max=squares - 1).long()
+    square = ((x + 1) * (squares / 2)).floor().long()
     return x + noise * random.normal(for_noise, (n, 2)), square.sum(-1) % 2
 
 

@@ -118,6 +118,7 @@ def test_writes_what_other_programs_read(tmp_path: Path) -> None:
         "flag": torch.tensor([True, False, True]),
     }
     assert data.write_csv(path, columns) is None
+    assert path.read_bytes().startswith(b'x,"a name, and more",flag\n0.5,')
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [

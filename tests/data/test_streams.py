@@ -118,9 +118,10 @@ def test_a_small_buffer_shuffles_near_and_beyond_a_block_of_draws() -> None:
     # mean, counted from 20 places ahead.
     assert_close(delays.mean(), torch.tensor(0.0).double(), atol=2.0, rtol=0)
     assert_close(delays.std(), torch.tensor(380**0.5).double(), atol=3.0, rtol=0)
-    # Later blocks of draws are not the first again.
-    first, second = delays[20:1044], delays[1044:2068]
-    assert not torch.equal(first, second)
+    # The second block of 1024 draws is not the first again. With the same draws all
+    # delays would be the same once each place in the buffer has been used.
+    first, second = delays[500:1024], delays[1524:2048]
+    assert (first == second).double().mean() < 0.2
 
 
 def test_fit_takes_a_stream() -> None:

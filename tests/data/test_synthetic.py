@@ -118,6 +118,9 @@ def test_regression_has_normal_inputs_and_noise() -> None:
     # Nor do they depend on one another.
     together = torch.stack([x[:, 0], x[:, 1], noise])
     assert_close(torch.corrcoef(together), torch.eye(3).double(), atol=0.03, rtol=0)
+    x_one, y_one = data.regression(random.key(3), n, (2.0,), noise=0.7)
+    pair = torch.stack([x_one[:, 0], y_one - 2.0 * x_one[:, 0]])
+    assert abs(torch.corrcoef(pair)[0, 1]) < 0.03
     # The inputs are those of other arguments, too.
     assert torch.equal(x, data.regression(random.key(3), n, -weight, noise=5.0)[0])
 
@@ -132,7 +135,9 @@ def test_line_is_the_line_over_its_interval() -> None:
     assert_close(x.mean(), torch.tensor(4.0), atol=0.02, rtol=0)
     assert_close(x.var(), torch.tensor(4 / 12), atol=0.01, rtol=0)
     noisy = data.line(random.key(3), 40_000, slope=2.5, intercept=-0.7, noise=1.3)
-    _assert_normal(((noisy[1] - 2.5 * noisy[0] + 0.7) / 1.3)[:, 0].double())
+    noise = (noisy[1] - 2.5 * noisy[0] + 0.7) / 1.3
+    _assert_normal(noise[:, 0].double())
+    assert abs(torch.corrcoef(torch.cat([noisy[0], noise], dim=1).T)[0, 1]) < 0.03
 
 
 def test_line_is_that_of_the_course_by_default() -> None:
