@@ -64,9 +64,11 @@ def crop(
     rows, columns = pair
     check_int(where, "size", rows, 1, height + 2 * padding)
     check_int(where, "size", columns, 1, width + 2 * padding)
-    row_key, column_key = random.split(key).unbind(0)
-    top = random.randint(row_key, (), 0, height + 2 * padding - rows + 1)
-    left = random.randint(column_key, (), 0, width + 2 * padding - columns + 1)
+    first_row = torch.arange(2, device=image.device) == 0
+    places = torch.where(
+        first_row, height + 2 * padding - rows + 1, width + 2 * padding - columns + 1
+    )
+    top, left = random.randint(key, (2,), 0, places, torch.int32).unbind(0)
     return _window(image, top - padding, left - padding, rows, columns)
 
 
@@ -127,16 +129,15 @@ def shift(key: Tensor, image: Tensor, *, pixels: int) -> Tensor:
         >>> from functorch_lab.data import augment
         >>> image = torch.arange(9.0).reshape(1, 3, 3)
         >>> augment.shift(random.key(0), image, pixels=1)
-        tensor([[[0., 0., 1.],
-                 [0., 3., 4.],
-                 [0., 6., 7.]]])
+        tensor([[[1., 2., 0.],
+                 [4., 5., 0.],
+                 [7., 8., 0.]]])
     """
     where = "data.augment.shift"
     height, width = check_image(where, image)
     check_int(where, "pixels", pixels, 0, min(height, width) - 1)
-    row_key, column_key = random.split(key).unbind(0)
-    down = random.randint(row_key, (), -pixels, pixels + 1)
-    right = random.randint(column_key, (), -pixels, pixels + 1)
+    span = (-pixels, pixels + 1)
+    down, right = random.randint(key, (2,), *span, torch.int32).unbind(0)
     return _window(image, -down, -right, height, width)
 
 
@@ -250,12 +251,25 @@ def _window(
     image: Tensor, top: Tensor, left: Tensor, rows: int, columns: int
 ) -> Tensor:
     """`rows` by `columns` pixels from (top, left) on; 0 where the image has none."""
-    height, width = image.shape[1:]
     y = top + torch.arange(rows, device=image.device).unsqueeze(1)
     x = left + torch.arange(columns, device=image.device)
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    pixels = image[:, y.clamp(0, height - 1), x.clamp(0, width - 1)]
-    return torch.where(inside, pixels, 0.0)
+    return torch.where(_inside(image, y, x), _pixels(image, y, x), 0.0)
+
+
+def _inside(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    return (y >= 0) & (y < image.shape[1]) & (x >= 0) & (x < image.shape[2])
+
+
+def _pixels(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """At integer places, of shape `(rows, columns)` together; the nearest outside."""
+    channels, height, width = image.shape
+    place = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    # Not image[:, y, x]: under vmap its result has the channels last in memory, and
+    # the compiled loops over so few channels take six times as long.
+    found = image.reshape(channels, -1).gather(
+        1, place.reshape(1, -1).expand(channels, -1)
+    )
+    return found.reshape(channels, *place.shape)
 
 
 def _rotated(image: Tensor, angle: Tensor) -> Tensor:
@@ -273,14 +287,13 @@ def _rotated(image: Tensor, angle: Tensor) -> Tensor:
 
 def _bilinear(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """The image at real coordinates of shape `(rows, columns)`."""
-    height, width = image.shape[1:]
     above, left = y.floor(), x.floor()
     result: Any = 0.0
-    for row, row_weight in ((above, above + 1 - y), (above + 1, y - above)):
-        for column, weight in ((left, left + 1 - x), (left + 1, x - left)):
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            at_row = row.clamp(0, height - 1).to(torch.int64)
-            at_column = column.clamp(0, width - 1).to(torch.int64)
-            share = torch.where(inside, row_weight * weight, 0.0)
-            result = result + share * image[:, at_row, at_column]
+    for row, row_share in ((above, above + 1 - y), (above + 1, y - above)):
+        for column, column_share in ((left, left + 1 - x), (left + 1, x - left)):
+            share = torch.where(
+                _inside(image, row, column), row_share * column_share, 0.0
+            )
+            at = row.to(torch.int64), column.to(torch.int64)
+            result = result + share * _pixels(image, *at)
     return result

@@ -54,11 +54,10 @@ def image(dtype: torch.dtype = torch.float64) -> Tensor:
     return images(2, 5, 7, dtype=dtype)
 
 
-def drawn(jax: Any, seed: int, *bounds: tuple[int, int]) -> list[int]:
-    """One integer in each [low, high), each from its own part of the key."""
-    keys = jax.random.split(jax.random.key(seed), len(bounds))
-    pairs = zip(keys, bounds, strict=True)
-    return [int(jax.random.randint(key, (), *pair, "int32")) for key, pair in pairs]
+def drawn(jax: Any, seed: int, low: int, high: tuple[int, int]) -> list[int]:
+    """For rows and columns an integer in [low, high) each."""
+    key, ends = jax.random.key(seed), np.array(high, np.int32)
+    return jax.random.randint(key, (2,), low, ends, "int32").tolist()
 
 
 def real(jax: Any, seed: int, limit: float) -> float:
@@ -88,7 +87,7 @@ def test_crop_is_a_slice_of_the_padded_image(jax, seed, size, padding):
     height, width = size if isinstance(size, tuple) else (size, size)
     padded = np.pad(x.numpy(), [(0, 0), (padding, padding), (padding, padding)])
     ends = (5 + 2 * padding - height + 1, 7 + 2 * padding - width + 1)
-    top, left = drawn(jax, seed, (0, ends[0]), (0, ends[1]))
+    top, left = drawn(jax, seed, 0, ends)
     expected = padded[:, top : top + height, left : left + width]
     got = augment.crop(random.key(seed), x, size=size, padding=padding)
     assert_close(got, torch.from_numpy(expected.copy()), rtol=0, atol=0)
@@ -98,8 +97,7 @@ def test_crop_is_a_slice_of_the_padded_image(jax, seed, size, padding):
 @pytest.mark.parametrize("pixels", [1, 2, 4])
 def test_shift_is_a_slice_of_the_padded_image(jax, seed, pixels):
     x = image()
-    span = (-pixels, pixels + 1)
-    down, right = drawn(jax, seed, span, span)
+    down, right = drawn(jax, seed, -pixels, (pixels + 1, pixels + 1))
     padded = np.pad(x.numpy(), [(0, 0), (pixels, pixels), (pixels, pixels)])
     top, left = pixels - down, pixels - right
     expected = torch.from_numpy(padded[:, top : top + 5, left : left + 7].copy())
