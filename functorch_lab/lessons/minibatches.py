@@ -29,18 +29,20 @@ plt.style.use("functorch_lab.lessons.figures")
 # gives normal numbers with mean 0 and standard deviation 1. It is a pure function: the
 # same key and shape give the same numbers, whatever was drawn in between.
 #
-# So there is one thing to watch: two draws from one key are the same draw. A key is
-# for one thing. `fl.random.split(key, n)` makes `n` new keys from one, and
-# `fl.random.fold_in(key, number)` makes one new key from a key and a number, such as
-# the number of a pass over the data.
+# So there is one thing to watch: two draws from one key are the same draw, and a noise
+# drawn so is no noise. A key is for one thing. `fl.random.split(key, n)` makes `n` new
+# keys from one, and `fl.random.fold_in(key, number)` makes one new key from a key and a
+# number, such as the number of a pass over the data.
 
 # %%
 key = fl.random.key(7)
-feature, noise = fl.random.normal(key, (3,)), fl.random.normal(key, (3,))
-print("one key, a slip:", feature.tolist() == noise.tolist(), feature, noise)
+print("one key, twice (a slip):")
+print("  feature", fl.random.normal(key, (4,)))
+print("  noise  ", fl.random.normal(key, (4,)))
 key_feature, key_noise = fl.random.split(key, 2)
-feature, noise = fl.random.normal(key_feature, (3,)), fl.random.normal(key_noise, (3,))
-print("two keys:       ", feature.tolist() == noise.tolist(), feature, noise)
+print("two keys:")
+print("  feature", fl.random.normal(key_feature, (4,)))
+print("  noise  ", fl.random.normal(key_noise, (4,)))
 
 # %% [markdown]
 # ## Data with a known answer
@@ -72,8 +74,9 @@ axes[0].set_ylabel("target y")
 fig.savefig("samples.png")
 
 # %% [markdown]
-# The model is the line of the lesson before, with two slopes. The loss is half the
-# squared error: its derivative with respect to the prediction is the plain difference
+# The spread in each picture comes from the other feature; the noise is too small to be
+# seen. The model is the line of the lesson before, with two slopes. The loss is half
+# the squared error: its derivative by the prediction is the plain difference
 # `prediction - y`, without a factor 2. The initial weights are normal numbers with
 # standard deviation 0.01, and the bias starts at 0.
 
@@ -374,7 +377,7 @@ fig.savefig("clipping.png")
 # ## The same in classic PyTorch
 #
 # | here | in classic PyTorch |
-# | --- | --- |
+# |---|---|
 # | `params`, a dict that you pass | attributes of an `torch.nn.Module` |
 # | `fl.value_and_grad(loss)(params, x, y)` | `.backward()`, then each `p.grad` |
 # | every call gives new grads: nothing to zero | `optimizer.zero_grad()` |
