@@ -378,7 +378,7 @@ fig.savefig("clipping.png")
 #
 # | here | in classic PyTorch |
 # |---|---|
-# | `params`, a dict that you pass | attributes of an `torch.nn.Module` |
+# | `params`, a dict that you pass | attributes of a `torch.nn.Module` |
 # | `fl.value_and_grad(loss)(params, x, y)` | `.backward()`, then each `p.grad` |
 # | every call gives new grads: nothing to zero | `optimizer.zero_grad()` |
 # | `fl.tree.map(..., params, grads)` gives new params | `optimizer.step()`, in place |
