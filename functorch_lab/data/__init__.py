@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets as trees of tensors: drawn, read, split, scaled and given in batches."""
+"""Data sets as trees of tensors with a leading axis.
+
+They are drawn or read, split, scaled, augmented and given in batches.
+"""
 
 from functorch_lab.data import augment
 from functorch_lab.data._checks import check_classification

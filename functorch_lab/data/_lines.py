@@ -30,9 +30,9 @@ def regression(
         noise: Standard deviation of what is added to `y`, 0 or more.
 
     Returns:
-        The samples (x, y): x standard normal of shape (n, d), y of shape (n,); of the
-        dtype of `weight` if that is a floating point tensor, else of the default
-        dtype, on the key's device.
+        The samples (x, y), x standard normal of shape (n, d), y of shape (n,). Both
+        have the dtype of `weight` if that is a floating point tensor, else the default
+        dtype, and are on the key's device.
 
     Raises:
         TypeError: If `n` is not an int, `noise` not a number, or `weight` neither a

@@ -25,9 +25,9 @@ def birds(
         sigma: Standard deviation of both features within a kind, 0 or more.
 
     Returns:
-        The birds (x, y): x of shape (2 n, 2) in the default dtype, first n flamingos
-        around (8, 7), then n ducks around (5, 3); y int64 of shape (2 n,), 0 for a
-        flamingo and 1 for a duck; on the key's device.
+        The birds (x, y) on the key's device. x has the shape (2 n, 2) and the default
+        dtype: first n flamingos around (8, 7), then n ducks around (5, 3). y is int64
+        of shape (2 n,), 0 for a flamingo and 1 for a duck.
 
     Raises:
         TypeError: If `n` is not an int or `sigma` not a number.
@@ -59,9 +59,9 @@ def circles(
         factor: Radius of the inner circle, between 0 and 1; that of the outer is 1.
 
     Returns:
-        The samples (x, y): x of shape (n, 2) in the default dtype, at random angles,
-        y int64 of shape (n,): first the outer circle's with label 0, then the
-        inner one's n // 2 with label 1; on the key's device.
+        The samples (x, y) on the key's device. x has the shape (n, 2) and the default
+        dtype, at uniformly random angles: first the outer circle, then n // 2 samples
+        of the inner one. y is int64 of shape (n,), 0 outside and 1 inside.
 
     Raises:
         TypeError: If `n` is not an int, or `noise` or `factor` not a number.
@@ -103,9 +103,9 @@ def checkerboard(
             is found, 0 or more.
 
     Returns:
-        The samples (x, y): x of shape (n, 2) in the default dtype, uniform in
-        [-1, 1) before noise; y int64 of shape (n,), 0 in the lower left square and 1
-        in its neighbours; on the key's device.
+        The samples (x, y) on the key's device. x has the shape (n, 2) and the default
+        dtype, uniform in [-1, 1) before noise. y is int64 of shape (n,), 0 in the lower
+        left square and 1 in its neighbours.
 
     Raises:
         TypeError: If `n` or `squares` is not an int, or `noise` not a number.
@@ -147,9 +147,9 @@ def spirals(
         noise: Standard deviation of what is added to both coordinates, 0 or more.
 
     Returns:
-        The samples (x, y): x of shape (n, 2) in the default dtype, with radii uniform
-        in [0, 1) before noise; y int64 of shape (n,), in the order of the classes,
-        whose sizes differ by one at most; on the key's device.
+        The samples (x, y) on the key's device. x has the shape (n, 2) and the default
+        dtype, with radii uniform in [0, 1) before noise. y is int64 of shape (n,), in
+        the order of the classes, whose sizes differ by one at most.
 
     Raises:
         TypeError: If `n` or `classes` is not an int, or `noise` not a number.
