@@ -152,9 +152,9 @@ def rmsprop(
         tensor([-1.0000,  1.0000])
 
     References:
-        Hinton, "Neural Networks for Machine Learning", 2012, lecture 6, slide 29;
-        centered: Graves, "Generating Sequences With Recurrent Neural Networks", 2013,
-        equations 38 to 41, arXiv:1308.0850, with eps outside of the root.
+        Tieleman, Hinton, "Lecture 6.5: rmsprop", 2012, slide 29; centered: Graves,
+        "Generating Sequences With Recurrent Neural Networks", 2013, equations 38 to
+        41, arXiv:1308.0850, with eps outside of the root.
     """
     where = "optim.rmsprop"
     _check_alpha(where, alpha)
