@@ -23,13 +23,14 @@ plt.style.use("functorch_lab.lessons.figures")
 # A *tensor* holds numbers in a regular grid. Its *shape* says how many there are along
 # each *axis*: a table with two rows and three columns has the shape (2, 3), a list of
 # three numbers has the shape (3,), and a single number has the empty shape (). Its
-# *dtype* says how each number is stored. `float32`, a number with about seven digits,
-# is what you get unless you ask for something else.
+# *dtype* says how each number is stored: `float32`, with about seven digits, is what
+# you get for numbers with a decimal point unless you ask for something else.
 #
 # - To *slice* is to take a part out. Give one index for each axis, counted from 0: `1`
 #   takes one entry and drops the axis, `:` takes all, and `1:3` takes the entries from
 #   1 up to, and not including, 3.
-# - To *concatenate* is to put tensors one behind the other, along an axis they have.
+# - To *concatenate* (`torch.cat`) is to put tensors one behind the other, along an axis
+#   that they have.
 # - To *permute* is to reorder the axes: with two of them, rows become columns.
 
 # %%
@@ -44,7 +45,7 @@ print("permuted:        ", table.permute(1, 0).tolist())
 
 # %% [markdown]
 # Arithmetic is *elementwise*: each number meets its counterpart. A single number meets
-# all of them, and a row of three meets each row of three.
+# all of them, and a row of three meets each row of three. That is *broadcasting*.
 #
 # A *reduction* makes one number of many: a sum, a mean, a maximum. With `dim` it
 # reduces that axis and keeps the others: `dim=0` runs down the rows, and one number
@@ -71,15 +72,17 @@ print("table @ weights: ", (table @ weights).tolist())
 #
 # NumPy has the same idea, the array. `torch.from_numpy` and `.numpy()` convert without
 # copying: array and tensor are two names for *the same memory*. That is fast, and a
-# pitfall: who changes one of them in place changes both. `torch.tensor` copies.
+# pitfall: who changes one of them in place changes both. `.clone()` makes a copy, with
+# memory of its own.
 
 # %%
 array = np.array([1.0, 2.0, 3.0])
-shared, copied = torch.from_numpy(array), torch.tensor(array)
+shared = torch.from_numpy(array)
+copied = shared.clone()
 array[0] = 100.0
 print("shared:", shared.tolist(), shared.dtype)
 print("copied:", copied.tolist())
-print("a copy in float32:", copied.float().dtype, " back in NumPy:", shared.numpy())
+print("converted:", copied.float().dtype, " back in NumPy:", shared.numpy())
 
 # %% [markdown]
 # The second pitfall is the dtype. NumPy's numbers are `float64`, and what comes from
@@ -133,7 +136,9 @@ for h in (1.0, 0.1, 0.01, 1e-4, 1e-6, 1e-8):
 # As `h` shrinks the slope comes closer to 4, as it should: from school, x² has the
 # derivative 2x. Then it goes astray, and ends at 0. A large step measures the curve,
 # not its tangent. A tiny one drowns in the rounding: with seven digits, 2 + 1e-8 is 2.
-# There is a best step in between, and it is never exact.
+# There is a best step in between, and it is never exact. Draw it. (`torch.linspace`
+# makes equally spaced numbers, `torch.logspace` equally spaced powers of ten, and
+# `torch.stack` makes one tensor of a list of them.)
 
 # %%
 x = torch.linspace(0, 4, 61)
@@ -307,7 +312,8 @@ print("with @:       ", (table @ columns).tolist())
 for dtype in (torch.float64, torch.float32, torch.bfloat16):
     photos = torch.empty(1000, 3, 224, 224, dtype=dtype, device="meta")
     print(f"{dtype!s:15} {photos.nbytes / 1e6:5.0f} MB", end="   ")
-    print(f"1/3 is {torch.tensor(1 / 3).to(dtype).item():.7f}")
+    third = torch.tensor(1 / 3, device="cpu").to(dtype)
+    print(f"1/3 is {third.item():.7f}")
 try:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.12 GiB.")
 except RuntimeError as error:
@@ -319,7 +325,8 @@ except RuntimeError as error:
 # 1. **Fewer at a time.** The gradient of a sum is the sum of the gradients. Take the
 #    data in parts and add up what they give. Only one part needs memory at a time.
 # 2. **Chunks within vmap.** `vmap` computes all at once, and takes the memory for it.
-#    With `chunk_size` only so many are computed together, and the answer is the same.
+#    With `chunk_size` only so many are computed together, and the answer is the same
+#    (`torch.allclose` compares up to rounding).
 # 3. **Fewer bytes for each number.** `bfloat16` takes half of `float32`, and pays with
 #    digits: see above. Do not let `float64` in by accident.
 # 4. **Let go.** Memory is freed when its last name is gone: `del photos`, or leave the
@@ -338,7 +345,7 @@ def farthest(point):  # compares one point with all: a table of the shape of dat
     return ((data - point) ** 2).sum(dim=1).max().sqrt()
 
 
-data = torch.linspace(-1, 1, 300).reshape(100, 3)
+data = torch.linspace(-1, 1, 300).reshape(100, 3)  # the same numbers, as a table
 parts = [fl.grad(total)(two, part).item() for part in data.split(25)]
 print(f"gradient at once {fl.grad(total)(two, data):.3f}, in 4 parts {sum(parts):.3f}")
 

@@ -38,8 +38,8 @@ print(f"share of the last day in MSE: {errors[3] ** 2 / (errors**2).sum():.0%}")
 print(f"share of the last day in MAE: {errors[3].abs() / errors.abs().sum():.0%}")
 
 # %% [markdown]
-# MAE is in degrees, MSE in degrees squared. And the one bad day is nearly all of the
-# MSE, but only two thirds of the MAE. This is the choice between them.
+# MAE is in degrees, MSE in degrees squared, and its root is in degrees again. The one
+# bad day is nearly all of the MSE, but two thirds of the MAE. This is the choice.
 #
 # One slip before we go on. A model often returns the shape (4, 1) where the targets
 # have (4,). By hand, this silently compares each prediction with *each* target. The
@@ -176,7 +176,7 @@ def naive(z, label):
     return -(z.exp() / z.exp().sum()).log()[label]
 
 
-print("exp(89) =", torch.tensor(89.0).exp().item(), end=", ")
+print("float32: exp(89) =", torch.tensor(89.0).exp().item(), end=", ")
 print("exp(-110) =", torch.tensor(-110.0).exp().item())
 for row in ([2.0, 1.0], [0.0, -110.0], [100.0, 90.0]):
     z = torch.tensor(row)
@@ -345,23 +345,7 @@ print(f"KL divided by the classes as well: {by_class:.4f}")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** MSE is in squared units. Write `rmse(prediction, target)`, its root, which has
-# the units of the target.
-
-
-# %% tags=["solution"]
-def rmse(prediction, target):
-    return fl.losses.mse(prediction, target).sqrt()
-
-
-# %% tags=["check"]
-value = rmse(predictions, targets)
-assert torch.allclose(value**2, (errors**2).mean()), "exercise 1: the root of the MSE"
-assert torch.allclose(rmse(10 * predictions, 10 * targets), 10 * value), "exercise 1"
-print(f"exercise 1: {value:.3f} degrees")
-
-# %% [markdown]
-# **2.** Write `log_softmax(z)` for a vector, without torch's softmax functions, such
+# **1.** Write `log_softmax(z)` for a vector, without torch's softmax functions, such
 # that it holds for logits of any size.
 
 
@@ -374,12 +358,12 @@ def log_softmax(z):
 # %% tags=["check"]
 for z in (q.log(), torch.tensor([1000.0, 0.0]), torch.tensor([-1000.0, -1001.0])):
     found = log_softmax(z)
-    assert found.isfinite().all(), "exercise 2: subtract the largest logit first"
-    assert torch.allclose(found, torch.log_softmax(z, -1)), "exercise 2: other values"
-print("exercise 2:", [round(v, 4) for v in log_softmax(z).tolist()])
+    assert found.isfinite().all(), "exercise 1: subtract the largest logit first"
+    assert torch.allclose(found, torch.log_softmax(z, -1)), "exercise 1: other values"
+print("exercise 1:", [round(v, 4) for v in log_softmax(z).tolist()])
 
 # %% [markdown]
-# **3.** KL is not symmetric, and infinite where q is 0 and p is not. Compare both with
+# **2.** KL is not symmetric, and infinite where q is 0 and p is not. Compare both with
 # their mean m instead: write `divergence(p, q)`, the mean of KL(p, m) and KL(q, m). How
 # large can it be?
 
@@ -391,14 +375,14 @@ def divergence(p, q):
 
 
 # %% tags=["check"]
-assert torch.allclose(divergence(p, q), divergence(q, p)), "exercise 3: not symmetric"
-assert divergence(p, p).abs() < 1e-6, "exercise 3: 0 for equal distributions"
+assert torch.allclose(divergence(p, q), divergence(q, p)), "exercise 2: not symmetric"
+assert divergence(p, p).abs() < 1e-6, "exercise 2: 0 for equal distributions"
 largest = divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
-assert torch.allclose(largest, torch.tensor(2.0).log()), "exercise 3: at most log 2"
-print(f"exercise 3: {divergence(p, q):.4f}, at most {largest:.4f}")
+assert torch.allclose(largest, torch.tensor(2.0).log()), "exercise 2: at most log 2"
+print(f"exercise 2: {divergence(p, q):.4f}, at most {largest:.4f}")
 
 # %% [markdown]
-# **4.** An answer without its uncertainty is half an answer. The mean of
+# **3.** An answer without its uncertainty is half an answer. The mean of
 # `fl.losses.quantile(prediction, target, q=0.9)` is least where nine of ten targets lie
 # below. Write `band(x, y, qs)`, which fits a line for each entry of the tensor `qs`,
 # all at once by `fl.vmap`, and returns a dict of `w` and `b`, each of the shape of qs.
@@ -424,6 +408,6 @@ v = 3 * u + (1.5 + u) * fl.random.normal(key_y, (500,))  # surer on the left
 qs = torch.tensor([0.1, 0.5, 0.9])
 found = band(u, v, qs)
 shares = (v < found["w"][:, None] * u + found["b"][:, None]).float().mean(dim=1)
-assert ((shares - qs).abs() < 0.03).all(), "exercise 4: the shares below are not qs"
-assert found["w"][0] < found["w"][1] < found["w"][2], "exercise 4: the band widens"
-print("exercise 4: below the lines:", [f"{share:.2f}" for share in shares])
+assert ((shares - qs).abs() < 0.03).all(), "exercise 3: the shares below are not qs"
+assert found["w"][0] < found["w"][1] < found["w"][2], "exercise 3: the band widens"
+print("exercise 3: below the lines:", [f"{share:.2f}" for share in shares])
