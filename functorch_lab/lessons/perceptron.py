@@ -57,11 +57,11 @@ for feature, (ax, name) in enumerate(zip(axes, names, strict=True)):
         counts = inside.sum(1)
         density = counts / (len(birds) * 2.0)
         print(f"{name:10} label {kind} counts {counts.tolist()} density {row(density)}")
-        ax.bar(edges[:-1], density, 2.0, align="edge", alpha=0.5, label=[*kinds][kind])
+        look = {"color": f"C{kind}", "alpha": 0.5, "label": [*kinds][kind]}
+        ax.stairs(density, edges, fill=True, **look)
         at, normal = torch.linspace(0, 12, 121), torch.distributions.Normal
-        ax.plot(at, normal(mean[feature], sigma).log_prob(at).exp())
-    ax.set(xlabel=name)
-axes[0].set_ylabel("density (one bird: 0.05)")
+        ax.plot(at, normal(mean[feature], sigma).log_prob(at).exp(), f"C{kind}")
+    ax.set(xlabel=name, ylabel="density (one bird: 0.05)")
 axes[1].legend(loc="upper right")
 fig.savefig("histograms.png")
 
@@ -169,7 +169,7 @@ print(f"by hand: {right(label(by_hand, x), y)} of {len(y)} right")
 # nothing. If a duck was called a flamingo, its score was too low: add its features to
 # the weights and 1 to the bias. If a flamingo was called a duck, subtract them. Stop
 # after a pass without a mistake. If some line makes none, the rule finds one after
-# finitely many corrections. If there is no such line, it goes on for ever, hence a limit.
+# finitely many corrections. Without such a line it would never stop: hence `2000`.
 
 
 # %%
