@@ -83,7 +83,7 @@ def test_counts_and_density(drawn) -> None:
             expected = [*counts, *density.round(2)]
             assert numbers(f"{name} label {kind} counts") == pytest.approx(expected)
             assert density.sum() * 2.0 == pytest.approx(1.0)
-            assert 1 / (10 * 2.0) == 0.05
+            np.testing.assert_allclose(density, 0.05 * counts, rtol=1e-12)
 
 
 def test_thresholds_lie_between_the_means(lesson, drawn) -> None:
