@@ -102,12 +102,13 @@ elif torch.backends.mps.is_available():
 else:
     device = torch.device("cpu")
 moved = table.to(device)
-print("device:", moved.device.type, " sum:", moved.sum().item())
+print("summed there:    ", moved.sum().item())
 print("back as an array:", moved.cpu().numpy()[0])
 
 # %% [markdown]
-# `.to` gives a tensor on the device, and leaves the old one where it was. `.numpy()`
-# works on the CPU only, hence the `.cpu()`. This course runs on a CPU throughout.
+# `print(device)` says which one it is. `.to` gives a tensor on the device, and leaves
+# the old one where it was. `.numpy()` works on the CPU only, hence the `.cpu()`. The
+# rest of this course needs nothing but a CPU.
 #
 # ## What a derivative is
 #

@@ -120,7 +120,7 @@ def fit(loss, y):
 
 
 lines = {name: fit(loss, y_wrong) for name, loss in losses.items()}
-lines["squared, outlier removed"] = fit(fl.losses.squared_error, y)
+lines["squared, point corrected"] = fit(fl.losses.squared_error, y)
 for name, line in lines.items():
     print(f"{name:24} w = {line['w']:5.2f}  b = {line['b']:5.2f}")
 
@@ -197,7 +197,9 @@ for row in ([2.0, 1.0], [0.0, -110.0], [100.0, 90.0]):
 # %%
 logits = before.log()  # softmax gives 0.83 and 0.17 back
 slopes = fl.grad(fl.losses.cross_entropy)(logits, label)
-print("softmax - one-hot:", [round(v, 2) for v in (before - one_hot).tolist()])
+print(
+    "softmax - one-hot:", [round(v, 2) for v in (logits.softmax(-1) - one_hot).tolist()]
+)
 print("gradient:         ", [round(v, 2) for v in slopes.tolist()])
 
 lead = torch.linspace(-8, 8, 161)  # logit of the right class minus that of the other
@@ -290,7 +292,7 @@ entropies = fl.losses.cross_entropy(pairs, ones)
 ax.plot(lead.tolist(), entropies.tolist(), "--", label="cross entropy")
 ax.step(lead.tolist(), (lead <= 0).float().tolist(), "C6:", label="is it wrong?")
 ax.set(xlabel="lead of the right class", ylabel="loss", xlim=(-3, 5), ylim=(-0.1, 4))
-ax.set_title("Both are slopes laid over a step, which has no gradient")
+ax.set_title("Both stand in for the step, which has no gradient")
 ax.legend()
 fig.savefig("margins.png")
 

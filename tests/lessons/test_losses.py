@@ -94,7 +94,7 @@ def test_the_lines_of_the_three_losses():
         "squared": (squared.coef_[0], squared.intercept_),
         "absolute": (absolute.coef_[0], absolute.intercept_),
         "Huber": tuple(tail.x),
-        "squared, outlier removed": (clean.coef_[0], clean.intercept_),
+        "squared, point corrected": (clean.coef_[0], clean.intercept_),
     }
     for name, (w, b) in expected.items():
         line = variables["lines"][name]
@@ -109,7 +109,7 @@ def test_only_the_squared_line_gives_the_samples_up():
         name: (line["w"] * x + line["b"] - y).abs().mean().item()
         for name, line in variables["lines"].items()
     }
-    best = far["squared, outlier removed"]
+    best = far["squared, point corrected"]
     assert far["absolute"] < 1.1 * best
     assert far["Huber"] < 1.1 * best
     assert far["squared"] > 2 * best
