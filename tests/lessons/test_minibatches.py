@@ -313,6 +313,13 @@ def test_exercise_1_weighs_each_sample_alike():
     assert abs(shown[0] - shown[1]) > 0.01
 
 
+def test_exercise_2_goes_on_with_the_order_of_the_third_epoch():
+    theta, _ = descend(in_batches(2, *samples()))
+    close(flat(lesson()["stopped"]), theta)
+    resumed = lesson()["resume"](lesson()["stopped"], 2, 3)
+    assert_close(resumed, lesson()["params"], rtol=0, atol=0)
+
+
 def test_exercise_3_moves_samples_within_a_buffer():
     shuffled = lesson()["shuffled"]
     numbers = list(shuffled(range(97), lesson()["key_buffer"], 7))
