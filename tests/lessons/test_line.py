@@ -117,6 +117,7 @@ def test_one_step():
     assert_close(printed("grads")[0], expected, rtol=0, atol=1e-4)
     after = [w - 0.5 * expected[0], b - 0.5 * expected[1]]
     assert_close(printed("params after")[0], after, rtol=0, atol=1e-4)
+    assert printed("exercise 1: lr 1.0,") == printed("params after")
 
 
 def test_ten_steps_are_those_of_torch_nn(classic):
