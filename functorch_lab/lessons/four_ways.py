@@ -232,7 +232,9 @@ for epoch in [0, 100, 1000, 2000, 4000]:
 ws, bs = np.linspace(0.6, 2.4, 91), np.linspace(0.6, 2.0, 91)
 grid = np.array([[loss_at(w, b) for w in ws] for b in bs])
 fig, axes = plt.subplots(1, 3, figsize=(7, 3.2), gridspec_kw={"wspace": 0.1})
-lines = axes[0].contour(ws, bs, grid, [0.01, 0.03, 0.1, 0.3, 1], colors="0.5")
+lines = axes[0].contour(
+    ws, bs, grid, [0.01, 0.03, 0.1, 0.3, 1], colors="0.4", linewidths=1
+)
 axes[0].clabel(lines, fmt="%g", fontsize=8)
 axes[0].plot(*path.T, color="C1")
 axes[0].plot(*best, "*", color="C6", markersize=10)

@@ -273,7 +273,7 @@ for ax, title, xs, ys, walked in [
     (axes[0], "x from -2 to 2: lr 0.5, 10 steps", x, y, path),
     (axes[1], "x from 1 to 5: lr 0.08, 100 steps", x_moved, y_moved, slow_path[:101]),
 ]:
-    lines = ax.contour(ws, bs, surface(xs, ys), levels, colors="0.5", linewidths=1)
+    lines = ax.contour(ws, bs, surface(xs, ys), levels, colors="0.4", linewidths=1)
     ax.clabel(lines, fmt="%g", fontsize=8)
     walked_w, walked_b = [p["w"] for p in walked], [p["b"] for p in walked]
     ax.plot(walked_w, walked_b, "o-", color="C1", markersize=3, linewidth=1)
