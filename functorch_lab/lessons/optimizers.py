@@ -164,7 +164,9 @@ print("one path:", tuple(alone.shape), " all paths at once:", tuple(together.sha
 #
 # *Momentum* remembers a sum of the past gradients, in which each step back counts less
 # by the factor `momentum`. What points one way and then the other cancels out, as it
-# does across a ravine. What points the same way each time adds up.
+# does across a ravine. What points the same way each time adds up. The state begins as
+# `fl.tree.zeros_like(params)`, a zero for each parameter; `fl.tree.scale` multiplies
+# every leaf of a tree by a number.
 
 
 # %%
@@ -243,7 +245,7 @@ for name, optimizer in mine.items():
 
 # %% [markdown]
 # One more divides by a root. *Adagrad*, the oldest of the family, takes the sum of all
-# squares in place of a running mean. The sum only grows, so its steps only get shorter.
+# squares in place of a running mean. The sum only grows, and the steps shrink with it.
 # You write it in an exercise.
 #
 # ## Noise, and a fair comparison
@@ -256,8 +258,8 @@ for name, optimizer in mine.items():
 # The learning rate of one method is useless for another. A fair comparison gives each
 # its own: of many rates the smallest one that ends within 0.001 of the lowest loss.
 # `lr` may be a tensor, so `fl.vmap` runs all learning rates at once as well: one
-# `fl.vmap` maps over starting points, another one over rates.
-# RMSProp gets a shorter memory, a smaller `alpha`, which shortens its first steps.
+# `fl.vmap` maps over starting points, another one over rates. RMSProp gets a smaller
+# `alpha`, that is a shorter memory, which makes its first steps shorter.
 
 # %%
 methods = {
@@ -393,6 +395,7 @@ schedules = {
 counts = torch.arange(length)
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.4))
 for name, schedule in schedules.items():
+    # all arguments but the noise are the same in each run
     run = functools.partial(descend, bowl, fl.optim.sgd(lr=schedule), starts[0])
     heights = fl.vmap(fl.vmap(bowl))(fl.vmap(run)(many))  # (1000, length + 1)
     mean_loss = heights.mean(0)
