@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import softplus
 
 from functorch_lab.losses import _check
 
@@ -34,6 +34,8 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor) -> Tensor:
     name = "binary_cross_entropy_with_logits"
     _check.floating(name, logits=logits, target=target)
     _check.same_shape(name, logits=logits, target=target)
-    # Both terms are computed, instead of `logits - log sigmoid`, whose difference
-    # loses the digits of a small loss.
-    return -(target * logsigmoid(logits) + (1 - target) * logsigmoid(-logits))
+    # Both terms are computed, instead of `softplus(logits) - target * logits`, whose
+    # difference loses the digits of a small loss. `logsigmoid` would start all threads
+    # for any size. Above the threshold, softplus(x) is x to the last digit of a float64.
+    if_0, if_1 = softplus(logits, threshold=40), softplus(-logits, threshold=40)
+    return target * if_1 + (1 - target) * if_0
