@@ -316,7 +316,7 @@ def share_bending(hidden):
     return float((on.any(-1) & ~on.all(-1)).float().mean())
 
 
-x_wide = torch.linspace(-1, 1, 100)[:, None]
+x_wide = torch.linspace(-1, 1, 64)[:, None]
 y_wide = wiggle(x_wide)
 widths = [2, 5, 20, 100]
 errors, trained, constructed, bending = {}, {}, {}, {}
@@ -329,6 +329,7 @@ for width in widths:
     ends, losses = train(all_five, starts, (x_wide, y_wide), momentum, 400)
     errors[width] = losses[-1].sqrt().sort().values.tolist()
     bending[width] = share_bending(starts[0]), share_bending(ends[0])
+    # unstack gives a list of five params, without the leading axis
     best = fl.tree.unstack(ends)[int(losses[-1].argmin())]
     trained[width] = flat(wide.apply(best, x_wide))
     corners = torch.linspace(-1, 1, width + 1)
@@ -361,18 +362,20 @@ fig.savefig("width.png")
 
 # %% [markdown]
 # Both errors fall with the width, but from 5 neurons on training stays far behind the
-# construction. The last columns say why. A neuron bends the line only if its kink lies
-# among the data. The kinks start at random places, about half of them there, and
-# training moves few of them in: a neuron that is off for all samples has the gradient 0
-# and stays off. A wide network has enough kinks at good places from the start. That is
-# one reason why networks are made wider than they need to be.
+# construction. The last columns give one reason. A neuron bends the line only if its
+# kink lies among the data. The kinks start at random places, about half of them there,
+# and training brings hardly any others in: a neuron that is off for all samples has the
+# gradient 0 and stays off. A wide network has enough kinks at good places from the
+# start. That is one reason why networks are made wider than they need to be.
 #
 # ## What each activation separates
 #
 # Now two inputs and two classes: circles in one another, a grid like a checkerboard,
 # and two spirals. The network has two hidden layers of 16 neurons and one output, the
-# logit, trained with the binary cross entropy of the lesson before. The sets are
-# stacked along a leading axis, so that three networks train at once, one per set.
+# logit, trained with the binary cross entropy of the lesson before. `fl.nn.identity`,
+# which changes nothing, stands for no activation. `fl.tree.stack` puts the sets along a
+# leading axis, so that three networks train at once, one per set. The share of right
+# answers is counted on 1000 new points per set.
 
 
 # %%
@@ -457,14 +460,14 @@ fig.savefig("regions.png")
 
 # %% [markdown]
 # Without an activation, two hidden layers separate what one straight line separates,
-# which is nothing here. Tanh draws smooth borders; those of ReLU, leaky ReLU and maxout
-# have corners, for they are made of straight pieces.
+# which is nothing here. Tanh and ELU draw smooth borders; those of ReLU, leaky ReLU and
+# maxout have corners, for they are made of straight pieces.
 #
-# Sigmoid got nowhere. It could draw such borders, but it learns more slowly: its
-# derivative of 1/4 at most is multiplied into the gradient at each of the two layers,
-# and the first layer hears little. This is the *vanishing gradient*, and it gets worse
-# with each layer. It is the reason why ReLU and its relatives are the usual choice
-# between layers, and sigmoid only where the output is a probability.
+# Sigmoid got nowhere in 300 steps. It could draw such borders, but it learns slowly:
+# its derivative of 1/4 at most is multiplied into the gradient at each of the two
+# layers, and the first layer hears little. This is the *vanishing gradient*, and it
+# gets worse with each layer. It is the reason why ReLU and its relatives are the usual
+# choice between layers, and sigmoid only where the output is a probability.
 #
 # ## The same in classic PyTorch
 #

@@ -225,7 +225,7 @@ def with_momentum(module, loss_of, lr, steps):
 
 
 def test_error_falls_with_width_and_training_stays_behind_the_construction():
-    x = np.linspace(-1, 1, 100)
+    x = np.linspace(-1, 1, 64)
     y = np.sin(8 * x) + x**2
     medians = []
     for width in (2, 5, 20, 100):
@@ -332,7 +332,7 @@ def test_exercises():
     assert_close(rows("exercise 1: slopes")[0], slopes.tolist(), rtol=0, atol=6e-4)
     assert rows("exercise 2: |x| at")[0] == [-7.0, -0.5, 0.0, 3.0, 7.0, 0.5, 0.0, 3.0]
     assert rows("exercise 3")[0][0] > 0.95
-    x = np.linspace(-1, 1, 100)
+    x = np.linspace(-1, 1, 64)
     for width, error in zip((5, 10, 20, 40), rows("exercise 4")[0][1::2], strict=True):
         corners = np.linspace(-1, 1, width + 1)
         pieces = np.interp(x, corners, np.sin(8 * corners) + corners**2)
