@@ -125,7 +125,6 @@ def adagrad(
     where = "optim.adagrad"
     parts = {"lr_decay": lr_decay, "weight_decay": weight_decay}
     given = {name: part for name, part in parts.items() if not is_zero(part)}
-    _check_at_least_zero(where, "lr_decay", lr_decay)
     hyper = Hyperparameters(where, lr=lr, eps=eps, **given)
     return _adagrad(where, hyper, initial_accumulator_value)
 
@@ -143,20 +142,11 @@ def _check_initial(where: str, value: Any) -> None:
             f"{where}: initial_accumulator_value: expected a number, got "
             f"{type(value).__name__}. It is used once, by init: no schedule."
         )
-    _check_at_least_zero(where, "initial_accumulator_value", value)
-
-
-def _check_at_least_zero(where: str, name: str, value: Any) -> None:
-    if callable(value) and not isinstance(value, Tensor):
-        ends = getattr(value, "ends", ())
-    else:
-        ends = (value,)
-    for number in [n for end in ends for n in known(end, wait=True)]:
-        # What is no number is refused with the other hyperparameters.
-        if isinstance(number, Real) and not 0 <= float(number) < math.inf:
+    for number in known(value, wait=True):
+        if not 0 <= float(number) < math.inf:
             raise ValueError(
-                f"{where}: {name}: expected a finite number >= 0, got {number}. "
-                "Pass a number in that range, a 0-d tensor or a schedule."
+                f"{where}: initial_accumulator_value: expected a finite number >= 0, "
+                f"got {number}. Pass a number in that range or a 0-d tensor."
             )
 
 

@@ -19,9 +19,11 @@ Hyperparameter: TypeAlias = float | Tensor | Schedule
 _AT_LEAST_ZERO = ("a finite number >= 0", lambda v: 0 <= v < math.inf)
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": _AT_LEAST_ZERO,
+    "lr_decay": _AT_LEAST_ZERO,
     "eps": _AT_LEAST_ZERO,
     "momentum": _AT_LEAST_ZERO,
     "weight_decay": _AT_LEAST_ZERO,
+    "alpha": ("a number in [0, 1)", lambda v: 0 <= v < 1),
     "betas": ("two numbers in [0, 1)", lambda v: 0 <= v < 1),
     "max_norm": ("a number > 0", lambda v: v > 0),
 }

@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -29,7 +28,6 @@ from functorch_lab.optim._hyperparams import (
     Hyperparameters,
     at,
     is_zero,
-    known,
     values,
 )
 from functorch_lab.optim._scale import descend
@@ -103,7 +101,6 @@ def scale_by_rms(
         tensor([ 2.0000, -2.0000])
     """
     where = "optim.scale_by_rms"
-    _check_alpha(where, alpha)
     return _rmsprop(where, Hyperparameters(where, alpha=alpha, eps=eps), centered)
 
 
@@ -157,25 +154,10 @@ def rmsprop(
         41, arXiv:1308.0850, with eps outside of the root.
     """
     where = "optim.rmsprop"
-    _check_alpha(where, alpha)
     parts = {"weight_decay": weight_decay, "momentum": momentum}
     given = {name: part for name, part in parts.items() if not is_zero(part)}
     hyper = Hyperparameters(where, lr=lr, alpha=alpha, eps=eps, **given)
     return _rmsprop(where, hyper, centered)
-
-
-def _check_alpha(where: str, alpha: Any) -> None:
-    if callable(alpha) and not isinstance(alpha, Tensor):
-        ends = getattr(alpha, "ends", ())
-    else:
-        ends = (alpha,)
-    for number in [n for end in ends for n in known(end, wait=True)]:
-        # What is no number is refused with the other hyperparameters.
-        if isinstance(number, Real) and not 0 <= float(number) < 1:
-            raise ValueError(
-                f"{where}: alpha: expected a number in [0, 1), got {number}. "
-                "Pass a number in that range, a 0-d tensor or a schedule."
-            )
 
 
 def _rmsprop(

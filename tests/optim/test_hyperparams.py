@@ -86,6 +86,12 @@ def test_set_refuses_by_name(lab):
         optim.set_hyperparams(adam, betas=0.9)
     with pytest.raises(ValueError, match=where + r"betas: .* in \[0, 1\), got 1\.5"):
         optim.set_hyperparams(adam, betas=(0.9, 1.5))
+    rmsprop = optim.rmsprop().init(lab.params())
+    with pytest.raises(ValueError, match=where + r"alpha: .* in \[0, 1\), got 1\.5"):
+        optim.set_hyperparams(rmsprop, alpha=1.5)
+    adagrad = optim.adagrad(lr_decay=0.3).init(lab.params())
+    with pytest.raises(ValueError, match=where + r"lr_decay: .* >= 0, got -0\.2"):
+        optim.set_hyperparams(adagrad, lr_decay=-0.2)
 
 
 @pytest.mark.parametrize(
