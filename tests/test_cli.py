@@ -322,7 +322,7 @@ def test_overwrites_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("lesson --without-solutions", "--without-solutions: expected --copy DIR"),
         ("lesson --copy there", "--copy: expected lessons to write, got none. Give"),
         ("lesson line --copy", "cli.lesson: --copy: expected a path, got nothing."),
-        ("lesson line --jobs 3", "--without-solutions, --help, got --jobs. Choose one"),
+        ("lesson line --output x", "--help, got --output. Did you mean --out?"),
         ("lesson line --out FILE", "--out: expected a folder to write to, got FILE/li"),
     ],
 )
