@@ -37,8 +37,14 @@ _NAMES_HERE = {
 }
 
 
-def named(where: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Turns an unknown keyword into a TypeError that says what it is called here."""
+def named(where: str, **here: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Turns an unknown keyword into a TypeError that says what it is called here.
+
+    Args:
+        where: the function's address, for the error.
+        **here: a name that means something else in this function than in the others.
+    """
+    names = {**_NAMES_HERE, **here}
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = list(inspect.signature(function).parameters)
@@ -47,8 +53,8 @@ def named(where: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in known:
-                    here = _NAMES_HERE.get(name)
-                    remedy = f"Write {here}=" if here in known else "Use one of these"
+                    ours = names.get(name)
+                    remedy = f"Write {ours}=" if ours in known else "Use one of these"
                     raise TypeError(
                         f"{where}: {name}: expected {', '.join(known)}, "
                         f"got {name}=. {remedy}."

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +31,6 @@ from functorch_lab.optim._hyperparams import (
 from functorch_lab.optim._scale import descend
 from functorch_lab.types import GradientTransformation
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 
 @tree.dataclass
 class RMSpropState:
@@ -59,27 +54,11 @@ class RMSpropState:
     momentum_buffer: Any
 
 
-def _says_alpha(where: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Turns what other libraries call alpha into a TypeError that says so."""
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-            # Elsewhere in this namespace `decay` is optax's name for momentum.
-            for name in ("decay", "decay_rate", "gamma", "rho"):
-                if name in kwargs:
-                    raise TypeError(
-                        f"{where}: {name}: expected alpha, got {name}=. Write alpha=."
-                    )
-            return function(*args, **kwargs)
-
-        return wrapper
-
-    return decorate
+# What other libraries call alpha; elsewhere here `decay` is a momentum.
+_ALPHA = dict.fromkeys(("decay", "decay_rate", "gamma", "rho"), "alpha")
 
 
-@_says_alpha("optim.scale_by_rms")
-@named("optim.scale_by_rms")
+@named("optim.scale_by_rms", **_ALPHA)
 def scale_by_rms(
     *,
     alpha: Hyperparameter = 0.99,
@@ -104,8 +83,7 @@ def scale_by_rms(
     return _rmsprop(where, Hyperparameters(where, alpha=alpha, eps=eps), centered)
 
 
-@_says_alpha("optim.rmsprop")
-@named("optim.rmsprop")
+@named("optim.rmsprop", **_ALPHA)
 def rmsprop(
     lr: Hyperparameter = 1e-2,
     *,

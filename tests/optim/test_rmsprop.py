@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import inspect
 import re
 from typing import Any
 
@@ -178,14 +179,19 @@ def test_alpha_of_another_kind_is_refused():
         optim.rmsprop(alpha=wrong)
 
 
+@pytest.mark.parametrize("make", [optim.rmsprop, optim.scale_by_rms])
+@pytest.mark.parametrize("theirs", ["decay", "decay_rate", "gamma", "rho"])
+def test_alpha_is_told_with_the_names_there_are(make, theirs):
+    known = ", ".join(inspect.signature(make).parameters)
+    message = f"optim.{make.__name__}: {theirs}: expected {known}, got {theirs}=. Write"
+    with pytest.raises(TypeError, match=re.escape(f"{message} alpha=.")):
+        make(**{theirs: 0.1})
+
+
 @pytest.mark.parametrize(
     ("theirs", "here"),
     [
         ("learning_rate", "lr"),
-        ("decay", "alpha"),
-        ("decay_rate", "alpha"),
-        ("gamma", "alpha"),
-        ("rho", "alpha"),
         ("epsilon", "eps"),
     ],
 )
