@@ -72,8 +72,8 @@ print("table @ weights: ", (table @ weights).tolist())
 #
 # NumPy has the same idea, the array. `torch.from_numpy` and `.numpy()` convert without
 # copying: array and tensor are two names for *the same memory*. That is fast, and a
-# pitfall: who changes one of them in place changes both. `.clone()` makes a copy, with
-# memory of its own.
+# pitfall: write a number into one of them, and it stands in both. `.clone()` makes a
+# copy, with memory of its own.
 
 # %%
 array = np.array([1.0, 2.0, 3.0])
@@ -85,8 +85,8 @@ print("copied:", copied.tolist())
 print("converted:", copied.float().dtype, " back in NumPy:", shared.numpy())
 
 # %% [markdown]
-# The second pitfall is the dtype. NumPy's numbers are `float64`, and what comes from
-# NumPy stays so. Convert it once, on its way in: `.float()` gives `float32`.
+# The second pitfall is the dtype. NumPy's numbers with a decimal point are `float64`,
+# and stay so. Convert them once, on their way in: `.float()` gives `float32`.
 #
 # ## Devices
 #
@@ -137,9 +137,9 @@ for h in (1.0, 0.1, 0.01, 1e-4, 1e-6, 1e-8):
 # As `h` shrinks the slope comes closer to 4, as it should: from school, x² has the
 # derivative 2x. Then it goes astray, and ends at 0. A large step measures the curve,
 # not its tangent. A tiny one drowns in the rounding: with seven digits, 2 + 1e-8 is 2.
-# There is a best step in between, and it is never exact. Draw it. (`torch.linspace`
-# makes equally spaced numbers, `torch.logspace` equally spaced powers of ten, and
-# `torch.stack` makes one tensor of a list of them.)
+# The best step lies in between, it is another one for each function, and nobody tells
+# you. Draw it. (`torch.linspace` makes equally spaced numbers, `torch.logspace` powers
+# of ten with equally spaced exponents, and `torch.stack` one tensor of a list of them.)
 
 # %%
 x = torch.linspace(0, 4, 61)

@@ -21,10 +21,10 @@ plt.style.use("functorch_lab.lessons.figures")
 # %% [markdown]
 # ## Random numbers from a key
 #
-# In the lesson before, random numbers came from torch's global generator. It has a
+# In lesson 2, random numbers came from torch's global generator. It has a
 # hidden state that every draw changes, so a number depends on all the draws before it.
 #
-# From here on, random numbers come from a **key**: a small tensor that you make from a
+# From here on, random numbers come from a *key*: a small tensor that you make from a
 # number, the seed, and pass to the function that draws. `fl.random.normal(key, shape)`
 # gives normal numbers with mean 0 and standard deviation 1. It is a pure function: the
 # same key and shape give the same numbers, whatever was drawn in between.
@@ -64,7 +64,7 @@ def draw(key):
 
 
 x, y = draw(key_train)  # (1000, 2), (1000,)
-x_val, y_val = draw(key_validation)
+x_valid, y_valid = draw(key_validation)
 
 fig, axes = plt.subplots(1, 2, figsize=(7, 2.8), sharey=True)
 for i, ax in enumerate(axes):
@@ -75,7 +75,7 @@ fig.savefig("samples.png")
 
 # %% [markdown]
 # The spread in each picture comes from the other feature; the noise is too small to be
-# seen. The model is the line of the lesson before, with two slopes. The loss is half
+# seen. The model is the line of lesson 2, with two slopes. The loss is half
 # the squared error: its derivative by the prediction is the plain difference
 # `prediction - y`, without a factor 2. The initial weights are normal numbers with
 # standard deviation 0.01, and the bias starts at 0.
@@ -93,8 +93,8 @@ print(f"loss before training: {loss(initial, x, y):.4f}")
 # %% [markdown]
 # ## What a few samples know
 #
-# The lesson before used every sample in every step. The gradient of the loss is a mean
-# over samples, and a few samples, a **batch**, give an estimate of it. How good is it?
+# Lesson 2 used every sample in every step. The gradient of the loss is a mean over
+# samples, and a few samples, a *batch*, give an estimate of it. How good is it?
 # `fl.data.epoch(key, n, size)` cuts a random order of the sample numbers into rows, one
 # per batch. `fl.vmap` computes the gradients of all batches at once, and
 # `fl.tree.norm(tree)` is the length of a tree: the root of the sum of all its squares.
@@ -103,7 +103,7 @@ print(f"loss before training: {loss(initial, x, y):.4f}")
 full = fl.grad(loss)(initial, x, y)
 fig, ax = plt.subplots(figsize=(7, 3.2))
 for i, size in enumerate((8, 32, 128)):
-    rows = fl.data.epoch(key_rows, n, size)  # (batches, size)
+    rows = fl.data.epoch(key_rows, n, size)  # (batches, size), of one order
     each = fl.vmap(fl.grad(loss), in_dims=(None, 0, 0))(initial, x[rows], y[rows])
     apart = fl.tree.map(lambda g, f: g - f, each, full)
     share = fl.vmap(fl.tree.norm)(apart).mean() / fl.tree.norm(full)
@@ -124,8 +124,9 @@ fig.savefig("gradients.png")
 #
 # ## One pass: an epoch
 #
-# A pass over the data is an **epoch**: a random order of the samples, cut into batches.
-# `fl.random.permutation(key, n)` gives the order. A loader by hand is four lines.
+# A pass over the data is an *epoch*: a random order of the samples, cut into batches.
+# `fl.random.permutation(key, n)` gives the order, the same that `fl.data.epoch` cuts
+# with this key. A loader by hand is four lines.
 
 
 # %%
@@ -148,8 +149,8 @@ for name, batches in ("kept", sizes), ("filled", filled), ("left out", left_out)
 # The number of steps is `epochs x samples / batch`. The batch size does not divide the
 # number of samples, so the last batch of an epoch is smaller. You can keep it, fill it
 # with samples of the same order, or leave it out. torch keeps it by default; this
-# library leaves it out by default, so that all batches have one shape. The samples that
-# are left out are others in the next epoch.
+# library leaves it out by default, so that all batches have one shape. Each epoch has
+# another order, and leaves out other samples.
 #
 # ## Training as three functions
 #
@@ -176,7 +177,7 @@ def fit(params, epochs, batches_of, step=step):
         for x_batch, y_batch in batches_of(epoch):
             params, value = step(params, x_batch, y_batch)
             training.append(float(value))
-        validation.append(float(evaluate(params, x_val, y_val)))
+        validation.append(float(evaluate(params, x_valid, y_valid)))
     return params, training, validation
 
 
@@ -276,10 +277,11 @@ for name, loader in loaders.items():
 # `fl.data.write_csv` writes one, and `fl.data.read_csv` reads all of it as a dict of
 # tensors, with the same bits.
 #
-# A file that is too large for memory is read as a **stream**: `fl.data.csv_rows` gives
-# one sample after the other, and `fl.data.stream` collects them into batches, of which
-# one is in memory at a time. A stream comes in the order of the file, so the loader to
-# compare it with has that order. The lines of this file were drawn independently, so
+# A file that is too large for memory is read as a *stream*: `fl.data.csv_rows` gives
+# one sample after the other, and `fl.data.stream` collects them into batches (tuples,
+# here of one dict), of which one is in memory at a time. A stream comes in the order of
+# the file, so the loader to compare it with has that order: `torch.arange(n)` counts
+# from 0 to `n - 1`. The lines of this file were drawn independently, so
 # their order is as good as any; the last exercise is about files where it is not.
 
 # %%
@@ -316,7 +318,7 @@ show_error("order of the file", in_order)
 #
 # Somewhere in a large file a number is wrong. Let the target of one sample be 9999. Its
 # gradient is so long that one step throws the params far away. The usual protection is
-# **gradient clipping**: if the length of the gradient is above a limit, scale all of it
+# *gradient clipping*: if the length of the gradient is above a limit, scale all of it
 # down to that limit. Its direction stays, and a shorter gradient stays as it is.
 # `torch.clamp(a, max=1.0)` is `a`, or 1 where `a` is larger, and `torch.where` takes
 # its second argument where the first is true, and its third elsewhere.
@@ -411,7 +413,7 @@ class Trainer:
         for epoch in range(epochs):
             for x_batch, y_batch in batches_of(epoch):
                 self.step(x_batch, y_batch)
-        return self.evaluate(x_val, y_val)
+        return self.evaluate(x_valid, y_valid)
 
 
 for batches_of, ours in (torch_loader, params), (with_broken, clipped):
@@ -420,7 +422,7 @@ for batches_of, ours in (torch_loader, params), (with_broken, clipped):
     value = Trainer(model, max_norm=10.0).fit(epochs, batches_of)
     theirs = fl.tree.map(lambda p: p[0], dict(model.state_dict()))
     print(f"Trainer {value:.5f}", end=", ")
-    print(f"three functions {evaluate(ours, x_val, y_val):.5f}")
+    print(f"three functions {evaluate(ours, x_valid, y_valid):.5f}")
     assert fl.tree.allclose(ours, theirs, rtol=1e-4)
 
 # %% [markdown]
@@ -450,7 +452,7 @@ print(f"exercise 1: mean of batches {of_batches:.4f}, of samples {answer:.4f}")
 # %% [markdown]
 # **2.** A run of three epochs stopped after two, and you have the params. Write
 # `resume(params, first, last)` that trains from epoch `first` up to and without epoch
-# `last`, so that the resumed run ends with the bits of the run that did not stop.
+# `last` and returns the params, with the bits of a run that did not stop.
 
 
 # %% tags=["solution"]
@@ -503,6 +505,8 @@ assert numbers == list(shuffled(range(n), key_buffer, 50)), (
     "exercise 3: one key, one order"
 )
 assert numbers != list(shuffled(range(n), key_other, 50)), "exercise 3: use the key"
+neighbours = (torch.tensor(numbers).diff() == 1).sum()
+assert neighbours < n / 10, "exercise 3: draw a new place for each sample"
 for size in (10, 100, n):
     samples = shuffled(y.sort().values, key_buffer, size)  # a sorted file
     means = [float(batch.mean()) for (batch,) in fl.data.stream(samples, batch_size)]

@@ -91,7 +91,7 @@ def test_one_key_draws_twice_the_same_and_two_keys_do_not():
         close(shown, jax.random.normal(key, (4,)), atol=6e-5)
 
 
-@pytest.mark.parametrize("names", [("x", "y"), ("x_val", "y_val")])
+@pytest.mark.parametrize("names", [("x", "y"), ("x_valid", "y_valid")])
 def test_data_are_those_of_the_exercise(names):
     x, y = samples(*names)
     assert x.shape == (N, 2)
@@ -103,7 +103,7 @@ def test_data_are_those_of_the_exercise(names):
 
 
 def test_training_and_validation_share_no_sample():
-    values = torch.cat([lesson()["y"], lesson()["y_val"]])
+    values = torch.cat([lesson()["y"], lesson()["y_valid"]])
     assert len(values.unique()) > 1990
 
 
@@ -164,7 +164,7 @@ def test_training_is_gradient_descent_over_jaxs_permutations():
         theta, _ = descend(in_batches(epoch + 1, *samples()))
         (losses,) = printed(f"epoch {epoch + 1}: validation loss")
         assert losses[0] == pytest.approx(
-            half_mse(theta, *samples("x_val", "y_val")), 1e-3
+            half_mse(theta, *samples("x_valid", "y_valid")), 1e-3
         )
 
 
@@ -172,7 +172,7 @@ def test_all_samples_at_once_hardly_leave_the_start():
     theta, _ = descend([samples()] * EPOCHS)
     close(flat(lesson()["all_at_once"]), theta)
     close(printed("all samples, 3 steps")[0], error(theta), atol=1.1e-4)
-    at_start = half_mse(start(), *samples("x_val", "y_val"))
+    at_start = half_mse(start(), *samples("x_valid", "y_valid"))
     assert 0.8 * at_start < lesson()["few"][-1] < at_start
 
 
@@ -299,7 +299,7 @@ def test_torch_nn_ends_with_the_same_params():
     assert_close(model.bias[0].detach(), lesson()["params"]["bias"])
     sound, clipped = printed("Trainer")
     assert sound[0] == sound[1] == round(lesson()["validation"][-1], 5)
-    validation = half_mse(flat(lesson()["clipped"]), *samples("x_val", "y_val"))
+    validation = half_mse(flat(lesson()["clipped"]), *samples("x_valid", "y_valid"))
     assert clipped[0] == clipped[1] == pytest.approx(validation, abs=6e-6)
 
 
