@@ -39,9 +39,10 @@ print(f"share of the last day in MAE: {errors[3].abs() / errors.abs().sum():.0%}
 
 # %% [markdown]
 # MAE is in degrees, MSE in degrees squared, and its root is in degrees again. The one
-# bad day is nearly all of the MSE, but two thirds of the MAE. This is the choice.
+# bad day is nearly all of the MSE, but two thirds of the MAE. So you choose how much
+# one large error counts.
 #
-# One slip before we go on. A model often returns the shape (4, 1) where the targets
+# One slip before you go on. A model often returns the shape (4, 1) where the targets
 # have (4,). By hand, this silently compares each prediction with *each* target. The
 # losses of this library refuse.
 
@@ -59,9 +60,9 @@ except ValueError as error:
 #
 # Training does not see the loss, it sees its gradient. The squared error pulls in
 # proportion to the error: twice as far away, twice as hard. The absolute error pulls
-# with the same force from everywhere, 1 or -1. The *Huber loss* is square up to
-# `delta`, which is 1 here, and straight beyond. It settles softly, and no sample pulls
-# harder than `delta`.
+# with the same force from everywhere, 1 or -1. The *Huber loss* is half the square up
+# to `delta`, which is 1 here, and straight beyond. It settles softly, and no sample
+# pulls harder than `delta`.
 
 # %%
 losses = {
@@ -70,11 +71,12 @@ losses = {
     "Huber": fl.losses.huber,
 }
 grid = torch.linspace(-3, 3, 601)
+truth = torch.zeros_like(grid)
 pulls = {}
 fig, axes = plt.subplots(1, 2)
 for (name, loss), style in zip(losses.items(), ("-", "--", ":"), strict=True):
-    pulls[name] = fl.vmap(fl.grad(loss))(grid, grid * 0)
-    axes[0].plot(grid.tolist(), loss(grid, grid * 0).tolist(), style, label=name)
+    pulls[name] = fl.vmap(fl.grad(loss))(grid, truth)
+    axes[0].plot(grid.tolist(), loss(grid, truth).tolist(), style, label=name)
     axes[1].plot(grid.tolist(), pulls[name].tolist(), style, label=name)
 axes[0].set(xlabel="error", ylabel="loss", title="The loss", ylim=(-0.2, 5))
 axes[1].set(xlabel="error", ylabel="slope of the loss", title="Its gradient: the pull")
@@ -97,9 +99,10 @@ fig.savefig("pulls.png")
 # %%
 waits = torch.tensor([2.0, 3.0, 3.5, 4.4, 19.0])
 constants = torch.linspace(0, 12, 1201)
+tried = constants[:, None].expand(1201, 5)  # each number, against each of the times
 best = {}
 for name, loss in losses.items():
-    means = fl.vmap(lambda c, loss=loss: loss(c.expand(5), waits).mean())(constants)
+    means = loss(tried, waits.expand(1201, 5)).mean(dim=1)
     best[name] = round(constants[means.argmin()].item(), 2)
 print(f"mean {waits.mean():.2f}, median {waits.median():.2f}; the best: {best}")
 
@@ -157,18 +160,18 @@ for q in (before, after):
     by_hand = -(one_hot * q.log()).sum()
     print(f"{q[0]:.2f}/{q[1]:.2f}: H(p, q) = {by_hand:.4f},", end=" ")
     print(f"by the library {fl.losses.nll(q.log(), label):.4f}")
-print(f"had class 0 come, at first: {fl.losses.nll(before.log(), label * 0):.4f}")
+print(f"had class 0 come, at first: {fl.losses.nll(before.log(), 1 - label):.4f}")
 
 # %% [markdown]
 # ## Softmax, and why its logarithm
 #
-# A network returns *logits*, any numbers. `softmax` makes probabilities of them: `exp`
-# of each, divided by the sum. Done in two steps, softmax and then `log`, this breaks.
-# In `float32`, `exp` of 89 is infinite, and `exp` of -110 is 0, so large logits give
-# `nan` and small probabilities a loss without end. Logarithm and `exp` should meet on
-# paper first: `log softmax(z) = z - m - log Σ exp(z - m)`, and with the largest logit
-# for m no `exp` is above 1. That is `torch.log_softmax`, and `fl.losses.cross_entropy`
-# uses it: give it logits, never probabilities.
+# A network returns logits, any numbers. The softmax of lesson 5 makes probabilities of
+# them: `exp` of each, divided by the sum. Its logarithm in two steps, softmax and then
+# `log`, breaks. In `float32`, `exp` of 89 is infinite, and `exp` of -110 is 0, so large
+# logits give `nan` and small probabilities a loss without end. Logarithm and `exp`
+# should meet on paper first: `log softmax(z) = z - m - log Σ exp(z - m)`, and with the
+# largest logit for m no `exp` is above 1. That is `torch.log_softmax`, and
+# `fl.losses.cross_entropy` uses it: give it logits, never probabilities.
 
 
 # %%
@@ -186,7 +189,7 @@ for row in ([2.0, 1.0], [0.0, -110.0], [100.0, 90.0]):
 # %% [markdown]
 # ## The gradient of cross entropy
 #
-# It has the simplest form there is: **softmax minus one-hot**, belief minus truth. The
+# It has the simplest form there is: softmax minus one-hot, belief minus truth. The
 # logit of the right class is pulled up by as much as its probability is short of 1, and
 # each other is pushed down by its own.
 #
@@ -206,7 +209,7 @@ lead = torch.linspace(-8, 8, 161)  # logit of the right class minus that of the 
 
 
 def entropy_loss(lead):
-    return fl.losses.binary_cross_entropy_with_logits(lead, lead * 0 + 1)
+    return fl.losses.binary_cross_entropy_with_logits(lead, torch.ones_like(lead))
 
 
 def squared_loss(lead):
@@ -284,7 +287,8 @@ for scores in ([2.0, 3.5, 1.0], [2.0, 2.4, 1.0], [2.0, 0.5, 1.0]):
     value, slope = fl.value_and_grad(fl.losses.hinge)(torch.tensor(scores), label)
     print(f"scores {scores}: loss {value:.1f}, gradient {slope.tolist()}")
 
-pairs = torch.stack([lead * 0, lead], dim=1)  # (161, 2): class 1 leads by `lead`
+# Class 1 leads by `lead`.
+pairs = torch.stack([torch.zeros_like(lead), lead], dim=1)  # (161, 2)
 ones = torch.ones(len(lead), dtype=torch.long, device=lead.device)
 fig, ax = plt.subplots(figsize=(7, 3))
 ax.plot(lead.tolist(), fl.losses.hinge(pairs, ones).tolist(), label="hinge")
@@ -301,7 +305,7 @@ fig.savefig("margins.png")
 #
 # | task | loss | because |
 # |---|---|---|
-# | a number, errors of one size | `mse` | finds the mean; smooth; one linear solve |
+# | a number, errors of one size | `mse` | finds the mean; settles softly |
 # | a number, some samples wrong | `huber`, `mae` | no sample pulls without limit |
 # | a bound that holds for 90 % | `quantile` | unequal pulls up and down |
 # | yes or no, also several at once | `binary_cross_entropy_with_logits` | one logit |
@@ -380,7 +384,9 @@ def divergence(p, q):
 assert torch.allclose(divergence(p, q), divergence(q, p)), "exercise 2: not symmetric"
 assert divergence(p, p).abs() < 1e-6, "exercise 2: 0 for equal distributions"
 largest = divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
-assert torch.allclose(largest, torch.tensor(2.0).log()), "exercise 2: at most log 2"
+assert torch.allclose(largest, torch.tensor(2.0).log()), (
+    "exercise 2: log 2 at most; 0 log 0 counts as 0"
+)
 print(f"exercise 2: {divergence(p, q):.4f}, at most {largest:.4f}")
 
 # %% [markdown]
@@ -396,7 +402,7 @@ def band(x, y, qs):
         prediction = params["w"] * x + params["b"]
         return fl.losses.quantile(prediction, y, q=q).mean()
 
-    params = {"w": 0 * qs, "b": 0 * qs}
+    params = {"w": torch.zeros_like(qs), "b": torch.zeros_like(qs)}
     for step in range(600):
         grads = fl.vmap(fl.grad(objective))(params, qs)
         params = fl.tree.add_scaled(params, -1.5 * (1 - step / 600), grads)

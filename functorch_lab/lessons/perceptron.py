@@ -17,8 +17,8 @@ plt.style.use("functorch_lab.lessons.figures")
 # %% [markdown]
 # ## The birds
 #
-# Two **features** describe a bird, its leg length and its wingspan. Its kind is its
-# **label**: 0 for a flamingo, 1 for a duck. This repeats a known exercise, so the birds
+# Two *features* describe a bird, its leg length and its wingspan. Its kind is its
+# *label*: 0 for a flamingo, 1 for a duck. This repeats a known exercise, so the birds
 # come from torch's global generator with seed 0: one draw of shape (10, 2) for the
 # flamingos, then one for the ducks. (`sigma * torch.randn(10, 2) + mean` is equal.)
 
@@ -44,8 +44,10 @@ for kind, birds in kinds.items():
 # ## Look before you train: counts and density
 #
 # Cut the range of one feature into intervals and count the birds of each kind. Divide
-# by the number of birds and by the width of the interval and you have the **density**,
+# by the number of birds and by the width of the interval and you have the *density*,
 # whose area is 1: it compares with the curve of the distribution the birds come from.
+# (`torch.distributions.Normal(mean, sigma)` knows the logarithm of that curve, as
+# `log_prob`. In an index, `None` adds an axis, so that each bird meets each interval.)
 
 # %%
 edges = torch.arange(0.0, 13.0, 2.0)  # (7,): six intervals of width 2
@@ -58,10 +60,12 @@ for feature, (ax, name) in enumerate(zip(axes, names, strict=True)):
         density = counts / (len(birds) * 2.0)
         print(f"{name:10} label {kind} counts {counts.tolist()} density {row(density)}")
         look = {"color": f"C{kind}", "alpha": 0.5, "label": [*kinds][kind]}
-        ax.stairs(density, edges, fill=True, **look)
+        ax.stairs(density.tolist(), edges.tolist(), fill=True, **look)
         at, normal = torch.linspace(0, 12, 121), torch.distributions.Normal
-        ax.plot(at, normal(mean[feature], sigma).log_prob(at).exp(), f"C{kind}")
-    ax.set(xlabel=name, ylabel="density (one bird: 0.05)")
+        curve = normal(mean[feature], sigma).log_prob(at).exp()
+        ax.plot(at.tolist(), curve.tolist(), f"C{kind}")
+    ax.set_xlabel(name)
+axes[0].set_ylabel("density (one bird: 0.05)")
 axes[1].legend(loc="upper right")
 fig.savefig("histograms.png")
 
@@ -121,10 +125,11 @@ for number, (name, (birds, large)) in enumerate(groups.items()):
     print(f"{name:9} slope {slope:.3f}  intercept {intercept:6.3f}", end="")
     print(f"    slope of {len(large)} birds {slope_of_large:.3f}")
     if name != "both":
-        ax.scatter(*birds.T, marker="o^"[number], label=name)
+        ax.scatter(*birds.T.tolist(), marker="o^"[number], label=name)
     ends = torch.stack([birds[:, 0].min(), birds[:, 0].max()])
-    ax.plot(ends, slope * ends + intercept, f"C{number}", label=f"line of {name}")
-ax.set(xlabel="leg length", ylabel="wingspan", title="wingspan from leg length")
+    line = (slope * ends + intercept).tolist()
+    ax.plot(ends.tolist(), line, f"C{number}", label=f"line of {name}")
+ax.set(xlabel="leg length", ylabel="wingspan", title="Wingspan from leg length")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 fig.savefig("lines.png")
 
@@ -136,10 +141,10 @@ fig.savefig("lines.png")
 #
 # ## A line that divides
 #
-# Give each feature a weight, add a bias, and you have a **score**: `x @ w + b`. The
+# Give each feature a weight, add a bias, and you have a *score*: `x @ w + b`. The
 # label is 1 where the score is above 0. The points of score 0 are a line, the
-# **boundary**. The sigmoid, `1 / (1 + exp(-score))`, turns a score into the
-# **probability** of label 1: 0.5 on the boundary, more the further a bird is on the
+# *boundary*. The sigmoid, `1 / (1 + exp(-score))`, turns a score into the
+# *probability* of label 1: 0.5 on the boundary, more the further a bird is on the
 # ducks' side. Here is a rule for the raw features that somebody chose by hand.
 
 # %%
@@ -196,7 +201,7 @@ on_raw = perceptron(x, y)
 #
 # ## Scaling to the interval from 0 to 1
 #
-# **Min-max scaling** maps the least value of each feature to 0 and the greatest to 1.
+# *Min-max scaling* maps the least value of each feature to 0 and the greatest to 1.
 # The first line below is a common slip.
 
 
@@ -220,8 +225,9 @@ found = perceptron(scaled, y)
 # features, so each feature gets another interval.
 #
 # In a notebook the line usually reads `X = (X - X.min()) / X.max()`. Run that cell
-# twice and the data change again: now the least value is 0, the greatest value *is* the
-# span, and the first mistake is gone. A function such as `slip` leaves its input alone.
+# twice and the data change again: the least value is 0 by then, so the greatest one is
+# the span, and the first mistake is gone. A function such as `slip` leaves its input
+# alone.
 #
 # `fl.data.min_max(train, *others)` is the right line. It scales the others with the
 # numbers of the first: new birds must go through the same map, and may lie outside the
@@ -232,10 +238,10 @@ found = perceptron(scaled, y)
 # The perceptron knows right and wrong, not how wrong, and stops at the first line
 # without a mistake. Use the probability instead. The loss of a bird is minus the
 # logarithm of the probability that the rule gives to its true kind: near 0 if it is
-# sure and right, large if it is sure and wrong. This is the **binary cross entropy**.
-# `fl.losses.binary_cross_entropy_with_logits(scores, y)` takes scores (also called
-# *logits*), because a probability that was rounded to 0 has no logarithm. Labels are
-# floating-point numbers of the same shape: they are probabilities too.
+# sure and right, large if it is sure and wrong. This is the *binary cross entropy*.
+# `fl.losses.binary_cross_entropy_with_logits(scores, y)` gives it for each bird. It
+# takes scores (also called *logits*), because a probability that was rounded to 0 has
+# no logarithm. Labels are floating-point numbers of the same shape: probabilities too.
 #
 # Its gradient is the mean of `(p - y) x`: the perceptron rule, with `p` for the label.
 
@@ -262,22 +268,23 @@ for more in (100, 900, 2000):
 # ## A minimum that is nowhere
 #
 # The loss falls, the weights grow, and neither ends. These twenty birds are
-# **separable**: a line divides them without a mistake. Double its weights and its bias.
+# *separable*: a line divides them without a mistake. Double its weights and its bias.
 # The line stays, each probability moves towards the truth, and the loss is smaller. So
 # the best weights are infinite, and those that you print depend on when you stopped.
 #
-# A price on large weights makes the answer unique: add `0.5 * price * |w|²` to the
-# loss. (scikit-learn always has one, in the form of its `C = 1 / (price * n)`.)
+# An *L2 penalty*, a price on large weights, makes the answer unique: add
+# `0.5 * penalty * |w|²` to the loss. (The logistic regression of scikit-learn has one
+# unless you switch it off, in the form of its `C = 1 / (penalty * n)`.)
 
 # %%
-price = 0.01
+penalty = 0.01
 
 
-def priced_loss(params, x, y):
-    return loss(params, x, y) + 0.5 * price * (params["w"] ** 2).sum()
+def penalised_loss(params, x, y):
+    return loss(params, x, y) + 0.5 * penalty * (params["w"] ** 2).sum()
 
 
-priced = train(priced_loss, zeros, scaled, y, 2.0, 600)
+penalised = train(penalised_loss, zeros, scaled, y, 2.0, 600)
 
 # %% [markdown]
 # ## Decision regions
@@ -290,15 +297,16 @@ priced = train(priced_loss, zeros, scaled, y, 2.0, 600)
 # %%
 side = torch.linspace(-0.2, 1.2, 141)
 plane = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)  # (141, 141, 2)
-rules = {"perceptron": found, "logistic": logistic, "with a price": priced}
+grid, tenths = [side.tolist()] * 2, [tenth / 10 for tenth in range(11)]
+rules = {"perceptron": found, "logistic": logistic, "with a penalty": penalised}
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.9), sharex=True, sharey=True)
 for ax, (name, params) in zip(axes, rules.items(), strict=True):
-    p = torch.sigmoid(score(params, plane))  # (141, 141)
-    ax.contourf(side, side, p, torch.linspace(0, 1, 11), cmap="coolwarm", alpha=0.6)
-    ax.contour(side, side, p, [0.5], colors="black")
-    ax.scatter(*scaled[:10].T, edgecolors="white")
-    ax.scatter(*scaled[10:].T, marker="^", edgecolors="white")
-    ax.set(xlabel="leg length, scaled", title=name, aspect="equal")
+    p = torch.sigmoid(score(params, plane)).tolist()  # (141, 141)
+    ax.contourf(*grid, p, tenths, cmap="coolwarm", alpha=0.6)
+    ax.contour(*grid, p, [0.5], colors="black")
+    ax.scatter(*scaled[:10].T.tolist(), edgecolors="white")
+    ax.scatter(*scaled[10:].T.tolist(), marker="^", edgecolors="white")
+    ax.set(xlabel="leg length, scaled", title=name.capitalize(), aspect="equal")
 axes[0].set_ylabel("wingspan, scaled")
 shades = axes[0].collections[0]
 fig.colorbar(shades, ax=axes, label="probability of a duck", shrink=0.7)
@@ -307,12 +315,12 @@ fig.savefig("regions.png")
 apart = (means[0] - means[1]).norm() / (2 * sigma)  # mean to line, in sigmas
 for name, params in rules.items():
     share = right(label(params, fresh_scaled), fresh_y) / len(fresh)
-    print(f"{name:12} {share:.3f} of the fresh birds right")
-print(f"best line    {torch.special.ndtr(apart):.3f}, from the normal distribution")
+    print(f"{name:14} {share:.3f} of the fresh birds right")
+print(f"best line      {torch.special.ndtr(apart):.3f}, from the normal distribution")
 
 # %% [markdown]
-# Without a price the rule is very sure: its colours change within a narrow strip. It
-# has the least loss and is the worst of the three. The price gives up one bird of the
+# Without a penalty the rule is very sure: its colours change within a narrow strip. It
+# has the least loss and is the worst of the three. The penalty gives up one bird of the
 # twenty and gains on others.
 #
 # ## More than two kinds: a score for each
@@ -321,9 +329,9 @@ print(f"best line    {torch.special.ndtr(apart):.3f}, from the normal distributi
 # shape (kinds, features), as in `fl.nn.linear`, and three biases. A bird has three
 # scores, and its label is the number of the largest, which `argmax` finds.
 #
-# There are two ways to turn them into probabilities. **One versus all** asks three
+# There are two ways to turn them into probabilities. *One versus all* asks three
 # questions, "this kind, or any other?", and answers each with a sigmoid; nothing makes
-# the answers add up to 1. **Softmax** divides `exp(score)` by its sum over the kinds:
+# the answers add up to 1. *Softmax* divides `exp(score)` by its sum over the kinds:
 # positive numbers that add up to 1, as `torch.softmax(scores, -1)` does along an axis.
 
 # %%
@@ -351,7 +359,8 @@ for name, shown in {
 # `torch.nn.functional.one_hot` turns a label into three yes-or-no labels, and the loss
 # is the sum of three binary cross entropies. For softmax, `fl.losses.cross_entropy` is
 # minus the logarithm of the true kind's share; it takes scores and integer labels. The
-# model is that of lesson 4. Lines: where a question is answered with 0.5.
+# model is that of lesson 4. A line in the left figure is where one of the three
+# questions is answered with 0.5.
 
 # %%
 gulls = torch.tensor([4.0, 9.0]) + sigma * fl.random.normal(fl.random.key(2), (10, 2))
@@ -379,14 +388,14 @@ for ax, (name, params) in zip(axes, both.items(), strict=True):
     correct = right(model.apply(params, three).argmax(-1), three_y)
     print(f"{name:14} {correct} of {len(three)} right")
     scores = model.apply(params, plane)  # (141, 141, 3)
-    regions, fills = scores.argmax(-1), ["C0", "C1", "C2"]
-    ax.contourf(side, side, regions, [-0.5, 0.5, 1.5, 2.5], colors=fills, alpha=0.25)
+    regions, fills = scores.argmax(-1).tolist(), ["C0", "C1", "C2"]
+    ax.contourf(*grid, regions, [-0.5, 0.5, 1.5, 2.5], colors=fills, alpha=0.25)
     for kind, kind_name in enumerate(["flamingos", "ducks", "gulls"]):
         if params is by_versus:
-            ax.contour(side, side, scores[..., kind], [0], colors=fills[kind])
-        birds = three[three_y == kind]
-        ax.scatter(*birds.T, marker="o^s"[kind], edgecolors="white", label=kind_name)
-    ax.set(xlabel="leg length, scaled", title=name, aspect="equal")
+            ax.contour(*grid, scores[..., kind].tolist(), [0], colors=fills[kind])
+        birds = three[three_y == kind].T.tolist()
+        ax.scatter(*birds, marker="o^s"[kind], edgecolors="white", label=kind_name)
+    ax.set(xlabel="leg length, scaled", title=name.capitalize(), aspect="equal")
 axes[0].set_ylabel("wingspan, scaled")
 axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), handletextpad=0.1)
 fig.savefig("three_kinds.png")
@@ -412,21 +421,21 @@ print("three birds: ", few.argmax(-1), "       but argmax(0)", few.argmax(0))
 # | `{"w": ..., "b": ...}`, `x @ w + b` | `nn.Linear(2, 1)`, `net(x).squeeze(1)` |
 # | `binary_cross_entropy_with_logits`, `.mean()` | `nn.BCEWithLogitsLoss()` |
 # | `cross_entropy`, `.mean()` | `nn.CrossEntropyLoss()`, without a softmax before it |
-# | `0.5 * price * (params["w"] ** 2).sum()` | `weight_decay=price`, for weights |
+# | `0.5 * penalty * (params["w"] ** 2).sum()` | `weight_decay=penalty`, for weights |
 
 # %%
 net = torch.nn.Linear(2, 1)
 torch.nn.init.zeros_(net.weight)
 torch.nn.init.zeros_(net.bias)
-groups = [{"params": [net.weight], "weight_decay": price}, {"params": [net.bias]}]
+groups = [{"params": [net.weight], "weight_decay": penalty}, {"params": [net.bias]}]
 sgd, criterion = torch.optim.SGD(groups, lr=2.0), torch.nn.BCEWithLogitsLoss()
 for _ in range(600):
     sgd.zero_grad()
     criterion(net(scaled).squeeze(1), y).backward()
     sgd.step()
-print("here    w", row(priced["w"], 3), "  b", row(priced["b"][None], 3))
+print("here    w", row(penalised["w"], 3), "  b", row(penalised["b"][None], 3))
 print("classic w", row(net.weight[0], 3), "  b", row(net.bias, 3))
-torch.testing.assert_close(net.weight[0].detach(), priced["w"], rtol=1e-4, atol=0)
+torch.testing.assert_close(net.weight[0].detach(), penalised["w"], rtol=1e-4, atol=0)
 
 # %% [markdown]
 # ## Exercises
@@ -467,13 +476,13 @@ def unscale(params, train):
 of_many = train(loss, zeros, many_scaled, many_y.float(), 5.0, 1000)
 unscaled = unscale(of_many, x)
 apart = (score(unscaled, fresh) - score(of_many, fresh_scaled)).abs().max()
-assert apart < 1e-3, "exercise 2: put (x - least) / span into the score, sort by x"
+assert apart < 1e-3, "exercise 2: put (x - least) / span into the score, expand"
 true_w = (means[1] - means[0]) / sigma**2
 print(f"exercise 2: w {row(unscaled['w'])}   the best line {row(true_w)}")
 
 # %% [markdown]
 # **3.** Of all lines without a mistake, find the one in the middle of the widest
-# street: its **margin**, the distance of the nearest bird, is the largest. Write
+# street: its *margin*, the distance of the nearest bird, is the largest. Write
 # `widest(x, y)`, its params. Only the direction of `w` is hard to find, and in the
 # plane a direction is an angle. (Logistic regression turns there, slowly.)
 

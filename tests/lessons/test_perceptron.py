@@ -207,15 +207,15 @@ def test_training_has_no_end_on_separable_birds(lesson, drawn) -> None:
     assert SVC(C=1e10, kernel="linear").fit(x, y).score(x, y) == 1.0
 
 
-def test_the_priced_rule_is_that_of_scikit_learn(lesson, drawn) -> None:
+def test_the_penalised_rule_is_that_of_scikit_learn(lesson, drawn) -> None:
     x, y = drawn
     model = LogisticRegression(C=1 / (0.01 * 20), tol=1e-10).fit(scale(x), y)
     expected = torch.tensor([*model.coef_[0], *model.intercept_])
-    assert_close(one_tensor(lesson["priced"]), expected, rtol=1e-4, atol=0)
+    assert_close(one_tensor(lesson["penalised"]), expected, rtol=1e-4, atol=0)
     for start in ("here    w", "classic w"):
         assert numbers(start) == pytest.approx(expected.tolist(), abs=6e-4)
-    assert_close(lesson["net"].weight[0].detach(), lesson["priced"]["w"])
-    assert (predicted(lesson["priced"], lesson["scaled"]) == y).sum() == 19
+    assert_close(lesson["net"].weight[0].detach(), lesson["penalised"]["w"])
+    assert (predicted(lesson["penalised"], lesson["scaled"]) == y).sum() == 19
     losses = {
         name: float(lesson["loss"](params, lesson["scaled"], lesson["y"]))
         for name, params in lesson["rules"].items()
@@ -229,9 +229,9 @@ def test_what_the_rules_are_worth_on_fresh_birds(lesson) -> None:
     worth = {}
     for name, params in lesson["rules"].items():
         worth[name] = (predicted(params, lesson["fresh_scaled"]) == y).mean()
-        assert numbers(f"{name:12}") == pytest.approx([worth[name]], abs=6e-4)
+        assert numbers(f"{name:14}") == pytest.approx([worth[name]], abs=6e-4)
     assert min(worth, key=lambda name: worth[name]) == "logistic"
-    assert worth["with a price"] > worth["logistic"]
+    assert worth["with a penalty"] > worth["logistic"]
     best = ndtr(5 / (2 * 1.5))  # 5 is the distance of the means
     assert numbers("best line") == pytest.approx([best], abs=6e-4)
     assert max(worth.values()) < best
