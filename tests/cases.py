@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import nn, optim, random, tree
-from functorch_lab.types import GradientTransformation, Layer
+from functorch_lab.types import GradientTransformation, Layer, StatefulLayer
 
 
 def numbers_like(shapes: Any, seed: int, dtype: torch.dtype, device: Any = None) -> Any:
@@ -38,7 +38,7 @@ class LayerCase:
         draws: whether it needs a key in training.
     """
 
-    layer: Layer
+    layer: Layer | StatefulLayer
     shape: tuple[int, ...]
     has_params: bool = True
     draws: bool = False
@@ -56,6 +56,34 @@ class LayerCase:
         params = numbers_like(self.layer.init(key), seed + 11, dtype, device)
         x = numbers_like(torch.empty(self.shape), seed + 7, dtype, device)
         return params, x, key
+
+
+@dataclass(frozen=True)
+class StatefulCase(LayerCase):
+    """A stateful layer as a function `((params, state), x, key) -> (y, state)`.
+
+    `x` is a batch, and each call is of another model: nothing is shared.
+    """
+
+    shared = ()
+
+    def __call__(self, params: Any, x: Tensor, key: Tensor) -> Any:
+        params, state = params
+        key_or_none = key if self.draws else None
+        return self.layer.apply(params, state, x, key=key_or_none, train=True)
+
+    def arguments(
+        self, seed: int, dtype: torch.dtype = torch.float64, device: Any = None
+    ) -> tuple[Any, ...]:
+        both, x, key = super().arguments(seed, dtype, device)
+
+        def of_state(leaf: Tensor, number: Tensor) -> Tensor:
+            # A variance is positive, a count an integer.
+            return number.abs() + 0.3 if leaf.is_floating_point() else leaf + 2 + seed
+
+        params, numbers = both
+        _, state = self.layer.init(key)
+        return (params, tree.map(of_state, state, numbers)), x, key
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,10 @@ def _forward(m: Any, x: Tensor) -> Tensor:
     return m.drop(m.twice(torch.tanh(m.twice(x)))) + m.norm(x)
 
 
+def _stateful_forward(m: Any, x: Tensor) -> Tensor:
+    return m.drop(m.norm(torch.tanh(m.norm(x)))) + m.dense(x)
+
+
 _IMAGE = (3, 7, 5)
 _DENSE = nn.linear(5, 5)
 ACTIVATIONS = {
@@ -135,6 +167,15 @@ LAYERS = {
     "layer_norm, plain": LayerCase(
         nn.layer_norm(5, elementwise_affine=False), (3, 5), has_params=False
     ),
+    "rms_norm": LayerCase(nn.rms_norm((3, 5), eps=0.02), (2, 3, 5)),
+    "group_norm": LayerCase(nn.group_norm(2, 6, spatial_dims=1), (5, 6, 7)),
+    "instance_norm": LayerCase(
+        nn.instance_norm(3, spatial_dims=2, affine=True), (2, *_IMAGE)
+    ),
+    "batch_norm": StatefulCase(nn.batch_norm(3, spatial_dims=2), (2, *_IMAGE)),
+    "batch_norm, features": StatefulCase(
+        nn.batch_norm(5, spatial_dims=0, momentum=None, affine=False), (2, 3, 5)
+    ),
     "dropout": LayerCase(nn.dropout(0.3), (5, 7), has_params=False, draws=True),
     "sequential": LayerCase(
         nn.sequential(nn.linear(5, 3), nn.dropout(0.3), nn.tanh, nn.linear(3, 2)),
@@ -147,6 +188,43 @@ LAYERS = {
         (3, 5),
         draws=True,
     ),
+    "sequential, stateful": StatefulCase(
+        nn.sequential(
+            nn.conv2d(3, 2, 3, bias=False),
+            nn.residual(nn.batch_norm(2, spatial_dims=2)),
+            nn.dropout(0.3),
+        ),
+        (2, *_IMAGE),
+        draws=True,
+    ),
+    "compose, stateful": StatefulCase(
+        nn.compose(
+            _stateful_forward,
+            norm=nn.batch_norm(5, spatial_dims=0),
+            dense=_DENSE,
+            drop=nn.dropout(0.3),
+        ),
+        (3, 5),
+        draws=True,
+    ),
+    "parallel": LayerCase(
+        nn.sequential(
+            lambda x: (x, x),
+            nn.parallel(_DENSE, nn.dropout(0.3)),
+            lambda ys: ys[0] + 3 * ys[1],
+        ),
+        (3, 5),
+        draws=True,
+    ),
+    "repeat": LayerCase(
+        nn.repeat(nn.sequential(_DENSE, nn.dropout(0.3), nn.tanh), 3),
+        (2, 5),
+        draws=True,
+    ),
+    "repeat, stateful": StatefulCase(
+        nn.repeat(nn.sequential(nn.batch_norm(5, spatial_dims=0), _DENSE), 2), (7, 5)
+    ),
+    "stateful": StatefulCase(nn.stateful(nn.linear(5, 7)), (3, 5)),
     "mlp": LayerCase(nn.mlp(5, [7, 3], 2, dropout=0.3), (5,), draws=True),
     "cnn": LayerCase(
         nn.cnn(3, [2, 5], 7, kernel_size=2, activation=nn.elu, dropout=0.3),

@@ -2,6 +2,8 @@
 """Models: functions that return a `Layer(init, apply)`.
 
 `params = layer.init(key)`, then `y = layer.apply(params, x, *, key=None, train=False)`.
+A `StatefulLayer`, such as `batch_norm`, takes and returns a state beside:
+`params, state = init(key)`, then `y, state = apply(params, state, x, ...)`.
 Names, defaults and initial distributions are torch.nn's. Parameters are made on the
 key's device, in the default dtype. Activations are plain functions.
 """
@@ -22,18 +24,24 @@ from functorch_lab.nn._activations import (
     softplus,
     tanh,
 )
+from functorch_lab.nn._batch_norm import batch_norm
 from functorch_lab.nn._compose import compose
 from functorch_lab.nn._conv import conv2d
 from functorch_lab.nn._dropout import dropout
 from functorch_lab.nn._flatten import flatten
 from functorch_lab.nn._linear import linear
 from functorch_lab.nn._models import cnn, mlp
-from functorch_lab.nn._norm import layer_norm
+from functorch_lab.nn._norm import layer_norm, rms_norm
+from functorch_lab.nn._norm_groups import group_norm, instance_norm
+from functorch_lab.nn._parallel import parallel
 from functorch_lab.nn._pool import avg_pool2d, max_pool2d
+from functorch_lab.nn._repeat import repeat
 from functorch_lab.nn._sequential import residual, sequential
+from functorch_lab.nn._stateful import stateful
 
 __all__ = [
     "avg_pool2d",
+    "batch_norm",
     "cnn",
     "compose",
     "conv2d",
@@ -41,8 +49,10 @@ __all__ = [
     "elu",
     "flatten",
     "gelu",
+    "group_norm",
     "identity",
     "init",
+    "instance_norm",
     "layer_norm",
     "leaky_relu",
     "linear",
@@ -50,13 +60,17 @@ __all__ = [
     "max_pool2d",
     "mish",
     "mlp",
+    "parallel",
     "relu",
+    "repeat",
     "residual",
+    "rms_norm",
     "selu",
     "sequential",
     "sigmoid",
     "silu",
     "softmax",
     "softplus",
+    "stateful",
     "tanh",
 ]

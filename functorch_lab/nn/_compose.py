@@ -4,25 +4,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
+import torch
 from torch import Tensor
 
-from functorch_lab import random
-from functorch_lab.nn._sequential import Part, as_layer
-from functorch_lab.types import Layer
+from functorch_lab import random, tree
+from functorch_lab.nn._sequential import init_each
+from functorch_lab.nn._stateful import AnyPart, Part, as_stateful, combined
+from functorch_lab.types import Layer, StatefulLayer
 
 _RESERVED = {"key", "train"}
 
 
-def compose(forward: Callable[..., Any], /, **layers: Part) -> Layer:
+@overload
+def compose(forward: Callable[..., Any], /, **layers: Part) -> Layer: ...
+@overload
+def compose(
+    forward: Callable[..., Any], /, **layers: AnyPart
+) -> Layer | StatefulLayer: ...
+def compose(forward: Callable[..., Any], /, **layers: AnyPart) -> Layer | StatefulLayer:
     """A layer from named layers and a function that says how they are joined.
 
     `forward(m, x)` calls `m.name(x)`: the layer of that name with its params, its key
     and `train` already bound. Every call gets a key of its own, also a second call of
     the same layer (which shares its params). `m.name.params` are the layer's params,
     for instance to tie weights; `m.train` is whether it trains, and `m.key()` a new key
-    for randomness in `forward` itself, `None` when `apply` got none.
+    for randomness in `forward` itself, `None` when `apply` got none. Of a stateful
+    layer, a second call begins with the state that the first one left, `m.name.state`.
 
     Args:
         forward: `forward(m, *inputs)`, any pure function.
@@ -30,7 +39,8 @@ def compose(forward: Callable[..., Any], /, **layers: Part) -> Layer:
 
     Returns:
         A layer whose params are a dict with one entry for each of `layers`; `apply`
-        takes as many inputs as `forward` and returns what it returns.
+        takes as many inputs as `forward` and returns what it returns. It is stateful if
+        one of `layers` is, and its state such a dict, `()` for those without.
 
     Raises:
         ValueError: a layer is called "key" or "train", or begins with an underscore.
@@ -58,26 +68,43 @@ def compose(forward: Callable[..., Any], /, **layers: Part) -> Layer:
             f"nn.compose: layers: expected names other than {sorted(_RESERVED)} and "
             f"without a leading underscore, got {wrong}. Rename them."
         )
-    parts = {name: as_layer("compose", name, part) for name, part in layers.items()}
+    parts = {name: as_stateful("compose", name, p) for name, p in layers.items()}
 
-    def init(key: Tensor) -> dict[str, Any]:
-        if not parts:
-            return {}
-        keys = random.split(key, len(parts)).unbind()
-        return {name: parts[name].init(k) for name, k in zip(parts, keys, strict=True)}
+    def init(key: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+        params, state = init_each(list(parts.values()), key)
+        return (
+            dict(zip(parts, params, strict=True)),
+            dict(zip(parts, state, strict=True)),
+        )
 
     def apply(
-        params: Any, *inputs: Any, key: Tensor | None = None, train: bool = False
-    ) -> Any:
-        if not isinstance(params, dict) or sorted(params) != sorted(parts):
-            got = sorted(params) if isinstance(params, dict) else type(params).__name__
-            raise ValueError(
-                f"nn.compose: params: expected a dict with {sorted(parts)}, got {got}. "
-                "Pass the params that this layer's init made."
-            )
-        return forward(_Bound(parts, params, key, train), *inputs)
+        params: Any,
+        state: Any,
+        *inputs: Any,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Any, dict[str, Any]]:
+        _check_names("params", params, parts)
+        _check_names("state", state, parts)
+        bound = _Bound(parts, params, state, key, train)
+        y = forward(bound, *inputs)
+        return y, {name: getattr(bound, name).state for name in parts}
 
-    return Layer(init, apply)
+    return combined(layers.values(), init, apply, dict.fromkeys(parts, ()))
+
+
+def _check_names(what: str, given: Any, parts: dict[str, StatefulLayer]) -> None:
+    """Params or a state with one entry for each layer.
+
+    Raises:
+        ValueError: it is no such dict.
+    """
+    if not isinstance(given, dict) or sorted(given) != sorted(parts):
+        got = sorted(given) if isinstance(given, dict) else type(given).__name__
+        raise ValueError(
+            f"nn.compose: {what}: expected a dict with {sorted(parts)}, got {got}. "
+            f"Pass the {what} that this layer's init made."
+        )
 
 
 class _Bound:
@@ -85,8 +112,9 @@ class _Bound:
 
     def __init__(
         self,
-        parts: dict[str, Layer],
+        parts: dict[str, StatefulLayer],
         params: dict[str, Any],
+        state: dict[str, Any],
         key: Tensor | None,
         train: bool,
     ) -> None:
@@ -94,8 +122,10 @@ class _Bound:
         self._key = key
         self._drawn = 0
         self._names = list(parts)
+        self._depth = _transforms_active()
         for name, part in parts.items():
-            setattr(self, name, _BoundLayer(part, params[name], self))
+            bound = _BoundLayer(name, part, params[name], state[name], self)
+            setattr(self, name, bound)
 
     def key(self) -> Tensor | None:
         if self._key is None:
@@ -112,15 +142,38 @@ class _Bound:
 
 
 class _BoundLayer:
-    """One layer with its params, a new key for each call, and `train` bound."""
+    """One layer with its params and state, a key for each call, and `train` bound."""
 
-    def __init__(self, layer: Layer, params: Any, model: _Bound) -> None:
+    def __init__(
+        self, name: str, layer: StatefulLayer, params: Any, state: Any, model: _Bound
+    ) -> None:
         self.params = params
+        self.state = state
+        self._name = name
         self._layer = layer
         self._model = model
 
     def __call__(self, *inputs: Any) -> Any:
         model = self._model
-        return self._layer.apply(
-            self.params, *inputs, key=model.key(), train=model.train
+        y, state = self._layer.apply(
+            self.params, self.state, *inputs, key=model.key(), train=model.train
         )
+        pairs = zip(tree.leaves(state), tree.leaves(self.state), strict=True)
+        changed = any(new is not old for new, old in pairs)
+        if changed and _transforms_active() != model._depth:
+            raise ValueError(
+                f"nn.compose: forward: m.{self._name}: expected a call of a stateful "
+                "layer outside of the vmap or grad that is in forward, got one inside, "
+                "where its new state is lost. Transform the model instead."
+            )
+        self.state = state
+        return y
+
+
+def _transforms_active() -> int:
+    """How many vmaps and grads there are around; not known to Dynamo, so 0 in it."""
+    if torch.compiler.is_dynamo_compiling():
+        return 0
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    level = functorch.maybe_current_level()
+    return 0 if level is None else level

@@ -51,14 +51,7 @@ def layer_norm(
     Source: Ba, Kiros and Hinton, Layer Normalization (2016), equations 3 and 4,
     arXiv 1607.06450.
     """
-    many = isinstance(normalized_shape, Sequence)
-    sizes = normalized_shape if many else [normalized_shape]
-    shape = tuple(_checks.size("layer_norm", "normalized_shape", n) for n in sizes)
-    if not shape or not eps >= 0:
-        raise ValueError(
-            "nn.layer_norm: normalized_shape, eps: expected at least one size and eps "
-            f"of 0 or above, got {shape} and {eps}. Name the last axes of the input."
-        )
+    shape = _last_axes("layer_norm", normalized_shape, eps)
     names = ["weight", "bias"] if bias else ["weight"]
     expected = dict.fromkeys(names if elementwise_affine else [], shape)
 
@@ -71,12 +64,7 @@ def layer_norm(
     def apply(
         params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
-        _checks.floating("layer_norm", x)
-        if x.shape[-len(shape) :] != shape:
-            raise ValueError(
-                f"nn.layer_norm: x: expected last axes {shape}, got shape "
-                f"{tuple(x.shape)}. Make the layer for the input's last axes."
-            )
+        _check_input("layer_norm", x, shape)
         if not elementwise_affine:
             _checks.no_params("layer_norm", params)
             return F.layer_norm(x, shape, eps=eps)
@@ -88,3 +76,91 @@ def layer_norm(
         return y + rest[0] if rest else y
 
     return Layer(init_, apply)
+
+
+def rms_norm(
+    normalized_shape: int | Sequence[int],
+    *,
+    eps: float | None = None,
+    elementwise_affine: bool = True,
+) -> Layer:
+    """`x / sqrt(mean(x^2) + eps) * weight`, over the last axes.
+
+    Args:
+        normalized_shape: the sizes of the last axes, over which the mean is taken.
+        eps: what keeps the division finite, 0 or above; `None` is
+            `torch.finfo(dtype).eps`, of float32 for half precision.
+        elementwise_affine: whether there is a weight, of that shape.
+
+    Returns:
+        A layer.
+        Its params are "weight", of shape `normalized_shape`, ones at first, or `()`
+        without `elementwise_affine`. Its `apply` raises `ValueError` for params or an
+        input of other shapes, and `TypeError` for an input that is not floating-point
+        or differs from the params in dtype or device.
+
+    Raises:
+        ValueError: no size or a size below 1, or a negative `eps`.
+        TypeError: a size that is no integer.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> layer = fl.nn.rms_norm(2)
+        >>> params = layer.init(fl.random.key(0))
+        >>> layer.apply(params, torch.tensor([1.0, 7.0])).round(decimals=4)
+        tensor([0.2000, 1.4000])
+
+    Source: Zhang and Sennrich, Root Mean Square Layer Normalization (2019), equation 4,
+    arXiv 1910.07467.
+    """
+    shape = _last_axes("rms_norm", normalized_shape, 0.0 if eps is None else eps)
+
+    def init_(key: Tensor) -> Any:
+        return {"weight": init.ones()(key, shape)} if elementwise_affine else ()
+
+    def apply(
+        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
+    ) -> Tensor:
+        _check_input("rms_norm", x, shape)
+        y = F.rms_norm(x, shape, eps=eps)
+        if not elementwise_affine:
+            _checks.no_params("rms_norm", params)
+            return y
+        (weight,) = _checks.params("rms_norm", params, {"weight": shape})
+        _checks.same_kind("rms_norm", x, weight)
+        return y * weight
+
+    return Layer(init_, apply)
+
+
+def _last_axes(
+    function: str, normalized_shape: int | Sequence[int], eps: float
+) -> tuple[int, ...]:
+    """The sizes of the last axes.
+
+    Raises:
+        ValueError: there is none, or `eps` is negative.
+    """
+    many = isinstance(normalized_shape, Sequence)
+    sizes = normalized_shape if many else [normalized_shape]
+    shape = tuple(_checks.size(function, "normalized_shape", n) for n in sizes)
+    if not shape or not eps >= 0:
+        raise ValueError(
+            f"nn.{function}: normalized_shape, eps: expected at least one size and eps "
+            f"of 0 or above, got {shape} and {eps}. Name the last axes of the input."
+        )
+    return shape
+
+
+def _check_input(function: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """`x` is floating-point and ends in these axes.
+
+    Raises:
+        ValueError: it has other axes.
+    """
+    _checks.floating(function, x)
+    if x.shape[-len(shape) :] != shape:
+        raise ValueError(
+            f"nn.{function}: x: expected last axes {shape}, got shape "
+            f"{tuple(x.shape)}. Make the layer for the input's last axes."
+        )

@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, overload
 
-import torch
 from torch import Tensor
 
 from functorch_lab import random
-from functorch_lab.nn import _checks
+from functorch_lab.nn._stateful import AnyPart, Part, as_stateful, check_tuple, combined
 from functorch_lab.types import Layer, StatefulLayer
 
-Part = Layer | Callable[[Tensor], Tensor]
 
-
-def sequential(*layers: Part) -> Layer:
+@overload
+def sequential(*layers: Part) -> Layer: ...
+@overload
+def sequential(*layers: AnyPart) -> Layer | StatefulLayer: ...
+def sequential(*layers: AnyPart) -> Layer | StatefulLayer:
     """The layers, one after the other.
 
     Args:
@@ -24,8 +24,10 @@ def sequential(*layers: Part) -> Layer:
 
     Returns:
         A layer whose params are a tuple with one entry for each of `layers`, `()` for a
-        plain function. A key given to `apply` is split: every layer gets its own. Its
-        `apply` raises `ValueError` for params of another length.
+        plain function; stateful if one of `layers` is, and then with a state of the
+        same form, `()` for those without. A key given to `apply` is split: every layer
+        gets its own. Its `apply` raises `ValueError` for params or a state of another
+        length.
 
     Raises:
         TypeError: one of `layers` is neither a layer nor a function.
@@ -36,43 +38,51 @@ def sequential(*layers: Part) -> Layer:
         >>> params = model.init(fl.random.key(0))
         >>> len(params), params[1], model.apply(params, torch.ones(7, 3)).shape
         (3, (), torch.Size([7, 2]))
+        >>> model = fl.nn.sequential(fl.nn.batch_norm(3, spatial_dims=0), model)
+        >>> params, state = model.init(fl.random.key(0))
+        >>> y, state = model.apply(params, state, torch.ones(7, 3), train=True)
+        >>> y.shape, state[0]["num_batches_tracked"], state[1]
+        (torch.Size([7, 2]), tensor(1), ())
     """
     parts = [
-        as_layer("sequential", f"layers[{i}]", part) for i, part in enumerate(layers)
+        as_stateful("sequential", f"layers[{i}]", part) for i, part in enumerate(layers)
     ]
 
-    def init(key: Tensor) -> tuple[Any, ...]:
-        return tuple(
-            part.init(k) for part, k in zip(parts, _keys(key, len(parts)), strict=True)
-        )
+    def init(key: Tensor) -> tuple[Any, Any]:
+        return init_each(parts, key)
 
     def apply(
-        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
-    ) -> Tensor:
-        if not isinstance(params, tuple | list) or len(params) != len(parts):
-            got = type(params).__name__
-            raise ValueError(
-                f"nn.sequential: params: expected a tuple of {len(parts)}, got {got}"
-                f" of length {len(params) if hasattr(params, '__len__') else 1}. Pass "
-                "the params that this layer's init made."
-            )
-        keys = _keys(key, len(parts))
-        for part, p, k in zip(parts, params, keys, strict=True):
-            x = part.apply(p, x, key=k, train=train)
-        return x
+        params: Any,
+        state: Any,
+        x: Any,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Any, Any]:
+        check_tuple("sequential", "params", params, len(parts))
+        check_tuple("sequential", "state", state, len(parts))
+        keys, after = keys_for(key, len(parts)), []
+        for part, p, s, k in zip(parts, params, state, keys, strict=True):
+            x, s_after = part.apply(p, s, x, key=k, train=train)
+            after.append(s_after)
+        return x, tuple(after)
 
-    return Layer(init, apply)
+    return combined(layers, init, apply, ((),) * len(parts))
 
 
-def residual(layer: Part) -> Layer:
+@overload
+def residual(layer: Part) -> Layer: ...
+@overload
+def residual(layer: AnyPart) -> Layer | StatefulLayer: ...
+def residual(layer: AnyPart) -> Layer | StatefulLayer:
     """`x + layer(x)`.
 
     Args:
         layer: a layer, or a plain function, that keeps the shape.
 
     Returns:
-        A layer with the params of `layer`. Its `apply` raises `ValueError` if the layer
-        changes the shape.
+        A layer with the params of `layer`, stateful if `layer` is. Its `apply` raises
+        `ValueError` if `layer` changes the shape.
 
     Raises:
         TypeError: `layer` is neither a layer nor a function.
@@ -85,50 +95,36 @@ def residual(layer: Part) -> Layer:
     Source: He et al., Deep Residual Learning for Image Recognition (2015), equation 1,
     arXiv 1512.03385.
     """
-    part = as_layer("residual", "layer", layer)
+    part = as_stateful("residual", "layer", layer)
 
     def apply(
-        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
-    ) -> Tensor:
-        y = part.apply(params, x, key=key, train=train)
+        params: Any,
+        state: Any,
+        x: Tensor,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, Any]:
+        y, state = part.apply(params, state, x, key=key, train=train)
         if y.shape != x.shape:
             raise ValueError(
                 f"nn.residual: layer: expected an output of the input's shape, "
                 f"{tuple(x.shape)}, got {tuple(y.shape)}. Keep the shape, for example "
                 "with padding='same'."
             )
-        return x + y
+        return x + y, state
 
-    return Layer(part.init, apply)
-
-
-def as_layer(function: str, name: str, part: Any) -> Layer:
-    """A layer as it is; a plain function as a layer without parameters.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if isinstance(part, Layer):
-        return part
-    # A module is callable, but its parameters would silently not be trained.
-    module = isinstance(part, torch.nn.Module)
-    if module or isinstance(part, StatefulLayer) or not callable(part):
-        raise TypeError(
-            f"nn.{function}: {name}: expected a Layer or a plain function, got "
-            f"{type(part).__name__}. "
-            + ("Use its counterpart in fl.nn." if module else "Make it one.")
-        )
-
-    def apply(
-        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
-    ) -> Tensor:
-        _checks.no_params(function, params)
-        return cast(Tensor, part(x))
-
-    return Layer(lambda key: (), apply)
+    return combined([layer], part.init, apply, ())
 
 
-def _keys(key: Tensor | None, number: int) -> tuple[Tensor | None, ...]:
+def init_each(parts: list[StatefulLayer], key: Tensor) -> tuple[Any, Any]:
+    """A tuple of the params, and one of the states, each part with a key of its own."""
+    keys = keys_for(key, len(parts))
+    made = [part.init(k) for part, k in zip(parts, keys, strict=True)]
+    return tuple(params for params, _ in made), tuple(state for _, state in made)
+
+
+def keys_for(key: Tensor | None, number: int) -> tuple[Tensor | None, ...]:
     """One key each, or none; `split` in one go costs less than `fold_in` for each."""
     if key is None or number == 0:
         return (None,) * number
