@@ -131,7 +131,7 @@ def _stateful_forward(m: Any, x: Tensor) -> Tensor:
     return m.drop(m.norm(torch.tanh(m.norm(x)))) + m.dense(x)
 
 
-_IMAGE = (3, 7, 5)
+_IMAGE, _VOLUME = (3, 7, 5), (2, 3, 5, 7)
 _DENSE = nn.linear(5, 5)
 ACTIVATIONS = {
     "elu": nn.elu,
@@ -162,6 +162,56 @@ LAYERS = {
     "avg_pool2d": LayerCase(
         nn.avg_pool2d(3, stride=2, padding=1), _IMAGE, has_params=False
     ),
+    "embedding": LayerCase(
+        nn.compose(
+            # Integers that depend on x, which has a derivative by the product.
+            lambda m, x: m.table(x.argsort()) * x[:, None],
+            table=nn.embedding(7, 5, padding_idx=-2),
+        ),
+        (3,),
+    ),
+    "maxout": LayerCase(nn.maxout(5, 2, pieces=3), (7, 5)),
+    "conv1d": LayerCase(
+        nn.conv1d(3, 2, 3, stride=2, padding=2, padding_mode="reflect"), (3, 7)
+    ),
+    "conv3d": LayerCase(nn.conv3d(2, 6, (2, 1, 3), padding="same", groups=2), _VOLUME),
+    "conv_transpose1d": LayerCase(
+        nn.conv_transpose1d(3, 2, 2, stride=3, padding=1, output_padding=2), (3, 5)
+    ),
+    "conv_transpose2d": LayerCase(
+        nn.conv_transpose2d(2, 6, (3, 2), groups=2, dilation=2), (2, 3, 5)
+    ),
+    "conv_transpose3d": LayerCase(
+        nn.conv_transpose3d(2, 3, (2, 1, 3), stride=(1, 2, 1), bias=False), _VOLUME
+    ),
+    "max_pool1d": LayerCase(nn.max_pool1d(3, stride=2), (2, 7), has_params=False),
+    "max_pool3d": LayerCase(
+        nn.max_pool3d(2, padding=(0, 1, 1)), _VOLUME, has_params=False
+    ),
+    "avg_pool1d": LayerCase(
+        nn.avg_pool1d(3, stride=2, ceil_mode=True), (2, 7), has_params=False
+    ),
+    "avg_pool3d": LayerCase(
+        nn.avg_pool3d((2, 3, 2), padding=1, count_include_pad=False),
+        _VOLUME,
+        has_params=False,
+    ),
+    **{
+        f"{kind}{rank}d": LayerCase(
+            getattr(nn, f"{kind}{rank}d")(2), (3, 7, 3, 5)[: rank + 1], has_params=False
+        )
+        for kind in ("adaptive_avg_pool", "adaptive_max_pool")
+        for rank in (1, 2, 3)
+    },
+    "upsample": LayerCase(
+        nn.upsample(scale_factor=1.7, spatial_dims=1), (2, 5), has_params=False
+    ),
+    "upsample, bilinear": LayerCase(
+        nn.upsample((7, 2), mode="bilinear", align_corners=True, spatial_dims=2),
+        (2, 3, 5),
+        has_params=False,
+    ),
+    "dropout2d": LayerCase(nn.dropout2d(0.3), (7, 2, 3), has_params=False, draws=True),
     "flatten": LayerCase(nn.flatten(), (2, *_IMAGE), has_params=False),
     "layer_norm": LayerCase(nn.layer_norm((3, 5)), (2, 3, 5)),
     "layer_norm, plain": LayerCase(

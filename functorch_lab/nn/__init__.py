@@ -26,27 +26,65 @@ from functorch_lab.nn._activations import (
 )
 from functorch_lab.nn._batch_norm import batch_norm
 from functorch_lab.nn._compose import compose
-from functorch_lab.nn._conv import conv2d
-from functorch_lab.nn._dropout import dropout
+from functorch_lab.nn._conv import conv1d, conv2d, conv3d
+from functorch_lab.nn._conv_transpose import (
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
+from functorch_lab.nn._dropout import dropout, dropout2d
+from functorch_lab.nn._embedding import embedding
 from functorch_lab.nn._flatten import flatten
 from functorch_lab.nn._linear import linear
+from functorch_lab.nn._maxout import maxout
 from functorch_lab.nn._models import cnn, mlp
 from functorch_lab.nn._norm import layer_norm, rms_norm
 from functorch_lab.nn._norm_groups import group_norm, instance_norm
 from functorch_lab.nn._parallel import parallel
-from functorch_lab.nn._pool import avg_pool2d, max_pool2d
+from functorch_lab.nn._pool import (
+    avg_pool1d,
+    avg_pool2d,
+    avg_pool3d,
+    max_pool1d,
+    max_pool2d,
+    max_pool3d,
+)
+from functorch_lab.nn._pool_adaptive import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool3d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    adaptive_max_pool3d,
+)
 from functorch_lab.nn._repeat import repeat
 from functorch_lab.nn._sequential import residual, sequential
 from functorch_lab.nn._stateful import stateful
+from functorch_lab.nn._upsample import upsample
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool3d",
+    "avg_pool1d",
     "avg_pool2d",
+    "avg_pool3d",
     "batch_norm",
     "cnn",
     "compose",
+    "conv1d",
     "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "dropout",
+    "dropout2d",
     "elu",
+    "embedding",
     "flatten",
     "gelu",
     "group_norm",
@@ -57,7 +95,10 @@ __all__ = [
     "leaky_relu",
     "linear",
     "log_softmax",
+    "max_pool1d",
     "max_pool2d",
+    "max_pool3d",
+    "maxout",
     "mish",
     "mlp",
     "parallel",
@@ -73,4 +114,5 @@ __all__ = [
     "softplus",
     "stateful",
     "tanh",
+    "upsample",
 ]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -28,27 +28,6 @@ def size(function: str, name: str, value: object, minimum: int = 1) -> int:
             "Choose a larger one."
         )
     return value
-
-
-def pair(
-    function: str, name: str, value: int | Sequence[int], minimum: int = 1
-) -> tuple[int, int]:
-    """Two integers, for height and width, of one or two given.
-
-    Raises:
-        TypeError: it is neither an integer nor a sequence of integers.
-        ValueError: there are not two, or one is too small.
-    """
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != 2:
-            raise ValueError(
-                f"nn.{function}: {name}: expected an integer or two of them, got "
-                f"{len(value)}. Give (height, width)."
-            )
-        first, second = (size(function, name, v, minimum) for v in value)
-        return first, second
-    both = size(function, name, value, minimum)
-    return both, both
 
 
 def probability(function: str, name: str, value: object) -> float:
@@ -87,30 +66,6 @@ def floating(function: str, x: Tensor) -> None:
             f"nn.{function}: x: expected a floating-point tensor, got {x.dtype}. "
             "Convert to floating point, for images with x.float() / 255."
         )
-
-
-def image(function: str, x: Tensor, channels: int | None = None) -> None:
-    """`x` is floating-point and has shape `(..., channels, height, width)`.
-
-    Raises:
-        ValueError: it has another shape.
-    """
-    floating(function, x)
-    if x.ndim < 3:
-        raise ValueError(
-            f"nn.{function}: x: expected shape (..., channels, height, width), got "
-            f"{tuple(x.shape)}. Add the missing axis with x.unsqueeze(-3)."
-        )
-    if channels is not None and x.shape[-3] != channels:
-        last = x.shape[-1] == channels
-        raise ValueError(
-            f"nn.{function}: x: expected shape (..., {channels}, height, width), got "
-            f"{tuple(x.shape)}. "
-            + ("Move the channels with x.movedim(-1, -3)." if last else _OTHER_INPUT)
-        )
-
-
-_OTHER_INPUT = "Give it that many channels, or make the layer for the input's."
 
 
 def params(

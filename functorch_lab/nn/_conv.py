@@ -1,27 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution over images."""
+"""Convolution over one, two and three axes of space."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from functorch_lab.nn import _checks, init
-from functorch_lab.nn._linear import torch_params
+from functorch_lab.nn import _space, init
+from functorch_lab.nn._conv_layer import Convolution
+from functorch_lab.nn._conv_padding import Padding, PaddingMode
 from functorch_lab.types import Layer
 
-_PAD_MODES = {
-    "zeros": "constant",
-    "reflect": "reflect",
-    "replicate": "replicate",
-    "circular": "circular",
-}
+_FUNCTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def conv2d(  # noqa: PLR0913  (torch has as many)
+def conv1d(  # noqa: PLR0913  (torch has as many)
     in_channels: int,
     out_channels: int,
     kernel_size: int | Sequence[int],
@@ -31,7 +27,38 @@ def conv2d(  # noqa: PLR0913  (torch has as many)
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
-    padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+    padding_mode: PaddingMode = "zeros",
+    weight_init: init.Initializer | None = None,
+    bias_init: init.Initializer | None = None,
+) -> Layer:
+    """Cross-correlation of sequences: from `(..., C, L)` to `(..., C_out, L')`.
+
+    `conv2d` says what the options mean, which params there are, and what is raised.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> layer = fl.nn.conv1d(1, 1, 2, bias=False)
+        >>> x = torch.tensor([[2.0, 3.0, 7.0]])
+        >>> layer.apply({"weight": torch.tensor([[[-1.0, 1.0]]])}, x)
+        tensor([[1., 4.]])
+    """
+    channels = in_channels, out_channels, groups
+    starts = bias, weight_init, bias_init
+    made = Convolution("conv1d", 1, *channels, *starts)
+    return _conv(made, kernel_size, stride, padding, dilation, padding_mode)
+
+
+def conv2d(  # noqa: PLR0913
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | Literal["same", "valid"] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    padding_mode: PaddingMode = "zeros",
     weight_init: init.Initializer | None = None,
     bias_init: init.Initializer | None = None,
 ) -> Layer:
@@ -44,11 +71,11 @@ def conv2d(  # noqa: PLR0913  (torch has as many)
     Args:
         in_channels: C, divisible by `groups`.
         out_channels: C_out, divisible by `groups`.
-        kernel_size: one integer, or (height, width).
-        stride: one integer, or (height, width).
-        padding: pixels at each side; "valid" is 0, "same" keeps H and W (with stride 1;
-            where the total is odd, one more pixel at the bottom and the right).
-        dilation: distance between the taps of the kernel.
+        kernel_size: one integer, or one for each axis: (height, width).
+        stride: one integer, or one for each axis.
+        padding: pixels at both sides of each axis; "valid" is 0, "same" keeps H and W
+            (with stride 1; where the total is odd, one more at the bottom and right).
+        dilation: distance between the taps of the kernel, for each axis.
         groups: into how many independent convolutions the channels are divided.
         bias: whether there is a bias.
         padding_mode: what is padded: "zeros", "reflect", "replicate" or "circular".
@@ -76,118 +103,66 @@ def conv2d(  # noqa: PLR0913  (torch has as many)
         >>> layer.apply({"weight": torch.ones(1, 1, 2, 2)}, image)
         tensor([[[10.]]])
     """
-    name = "conv2d"
-    _checks.size(name, "groups", groups)
-    for what, channels in [
-        ("in_channels", in_channels),
-        ("out_channels", out_channels),
-    ]:
-        if _checks.size(name, what, channels) % groups:
-            raise ValueError(
-                f"nn.conv2d: groups: expected a divisor of {what}={channels}, got "
-                f"{groups}. Choose a divisor of both."
-            )
-    kernel = _checks.pair(name, "kernel_size", kernel_size)
-    stride = _checks.pair(name, "stride", stride)
-    dilation = _checks.pair(name, "dilation", dilation)
-    if padding_mode not in _PAD_MODES:
-        raise ValueError(
-            f"nn.conv2d: padding_mode: expected one of {sorted(_PAD_MODES)}, got "
-            f"{padding_mode!r}. Choose one."
-        )
-    pads = _pads(padding, kernel, stride, dilation)
-    expected: dict[str, tuple[int, ...]] = {
-        "weight": (out_channels, in_channels // groups, *kernel)
-    }
-    if bias:
-        expected["bias"] = (out_channels,)
-    # What convolution cannot pad by itself: other modes, and an odd total.
-    symmetric = pads[0] == pads[1] and pads[2] == pads[3]
-    outside = padding_mode != "zeros" or not symmetric
-    inside = (0, 0) if outside else (pads[2], pads[0])
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-
-    def init_(key: Tensor) -> dict[str, Tensor]:
-        return torch_params(key, expected, weight_init, bias_init)
-
-    def apply(
-        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
-    ) -> Tensor:
-        weight, *rest = _checks.params(name, params, expected)
-        _checks.image(name, x, in_channels)
-        _check_extent(x, pads, reach, padding_mode)
-        _checks.same_kind(name, x, weight)
-        offset = rest[0] if rest else None
-
-        def convolve(x: Tensor) -> Tensor:
-            if outside:
-                x = F.pad(x, pads, mode=_PAD_MODES[padding_mode])
-            return F.conv2d(x, weight, offset, stride, inside, dilation, groups)
-
-        return over_images(convolve, x)
-
-    return Layer(init_, apply)
+    channels = in_channels, out_channels, groups
+    starts = bias, weight_init, bias_init
+    made = Convolution("conv2d", 2, *channels, *starts)
+    return _conv(made, kernel_size, stride, padding, dilation, padding_mode)
 
 
-def over_images(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Applies a function of `(C, H, W)` and `(N, C, H, W)` to any leading axes."""
-    if x.ndim <= 4:
-        return function(x)
-    y = function(x.flatten(0, -4))
-    return y.reshape(x.shape[:-3] + y.shape[-3:])
+def conv3d(  # noqa: PLR0913
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | Literal["same", "valid"] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    padding_mode: PaddingMode = "zeros",
+    weight_init: init.Initializer | None = None,
+    bias_init: init.Initializer | None = None,
+) -> Layer:
+    """Cross-correlation of volumes: `(..., C, D, H, W)` to `(..., C_out, D', H', W')`.
+
+    `conv2d` says what the options mean, which params there are, and what is raised.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> layer = fl.nn.conv3d(1, 1, (2, 1, 1), bias=False)
+        >>> volume = torch.tensor([2.0, 5.0]).reshape(1, 2, 1, 1)
+        >>> layer.apply({"weight": torch.ones(1, 1, 2, 1, 1)}, volume)
+        tensor([[[[7.]]]])
+    """
+    channels = in_channels, out_channels, groups
+    starts = bias, weight_init, bias_init
+    made = Convolution("conv3d", 3, *channels, *starts)
+    return _conv(made, kernel_size, stride, padding, dilation, padding_mode)
 
 
-def _pads(
+def _conv(
+    made: Convolution,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
     padding: int | Sequence[int] | str,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-) -> tuple[int, int, int, int]:
-    """Pixels at the left, right, top and bottom: the order of `F.pad`.
+    dilation: int | Sequence[int],
+    padding_mode: str,
+) -> Layer:
+    """The one convolution behind all ranks."""
+    name, rank, groups = made.name, made.rank, made.groups
+    kernel = _space.numbers(name, "kernel_size", kernel_size, rank)
+    steps = _space.numbers(name, "stride", stride, rank)
+    taps = _space.numbers(name, "dilation", dilation, rank)
+    reach = _space.reach_of(kernel, taps)
+    pad = Padding(name, padding, steps, reach, padding_mode)
 
-    Raises:
-        ValueError: an unknown word, a negative number, or "same" with a stride.
-    """
-    if padding == "valid":
-        return 0, 0, 0, 0
-    if padding == "same":
-        if stride != (1, 1):
-            raise ValueError(
-                f"nn.conv2d: padding: expected integers with stride {stride}, got "
-                "'same'. Give the number of pixels."
-            )
-        height, width = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
-        return width // 2, width - width // 2, height // 2, height - height // 2
-    if isinstance(padding, str):
-        raise ValueError(
-            "nn.conv2d: padding: expected an integer, two of them, 'same' or 'valid', "
-            f"got {padding!r}. Choose one."
-        )
-    height, width = _checks.pair("conv2d", "padding", padding, minimum=0)
-    return width, width, height, height
+    def check(x: Tensor) -> None:
+        _space.check_extent(name, x, reach, pad.totals, _space.SMALLER_KERNEL)
+        pad.check(x)
 
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        function = _FUNCTIONS[rank]
+        return function(pad(x), weight, bias, steps, pad.inside, taps, groups)
 
-def _check_extent(
-    x: Tensor, pads: Sequence[int], reach: Sequence[int], padding_mode: str
-) -> None:
-    """The image is large enough for its kernel and its padding.
-
-    Raises:
-        ValueError: it is not.
-    """
-    height, width = x.shape[-2:]
-    if height + pads[2] + pads[3] < reach[0] or width + pads[0] + pads[1] < reach[1]:
-        raise ValueError(
-            f"nn.conv2d: x: expected an image of at least {tuple(reach)} pixels with "
-            f"its padding, got {tuple(x.shape)}. Use a smaller kernel or more padding."
-        )
-    # Reflection leaves the border out, a circle may go round once at most.
-    limits = {"reflect": (height - 1, width - 1), "circular": (height, width)}
-    if padding_mode in limits:
-        high, wide = limits[padding_mode]
-        if max(pads[2:]) > high or max(pads[:2]) > wide:
-            raise ValueError(
-                f"nn.conv2d: x: expected an image larger than the {padding_mode} "
-                f"padding, (left, right, top, bottom) = {tuple(pads)}, got "
-                f"{tuple(x.shape)}. Use less padding, or padding_mode='replicate'."
-            )
+    shape = (made.out_channels, made.in_channels // groups, *kernel)
+    return made.layer(shape, check, convolve)

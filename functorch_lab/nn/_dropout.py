@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from functorch_lab import random
-from functorch_lab.nn import _checks
+from functorch_lab.nn import _checks, _space
 from functorch_lab.types import Layer
 
 
@@ -40,23 +41,71 @@ def dropout(p: float = 0.5) -> Layer:
     Source: Srivastava et al., Dropout (2014), section 10 (the inverted form),
     JMLR 15:1929-1958.
     """
-    p = _checks.probability("dropout", "p", p)
+
+    def mask_shape(x: Tensor) -> tuple[int, ...]:
+        _checks.floating("dropout", x)
+        return tuple(x.shape)
+
+    return _dropout("dropout", p, mask_shape)
+
+
+def dropout2d(p: float = 0.5) -> Layer:
+    """`dropout` of whole channels: each image `(H, W)` of `(..., C, H, W)` is one unit.
+
+    Neighbouring pixels say nearly the same, so that dropping them one by one takes
+    little away. The key is used as `dropout` uses it: one number for each channel.
+
+    Args:
+        p: the share of the channels that is dropped, in [0, 1].
+
+    Returns:
+        A layer with params `()`. Its `apply` raises `ValueError` when it trains without
+        a key or the input has fewer than 3 axes, and `TypeError` unless the input is
+        floating-point.
+
+    Raises:
+        ValueError: `p` is outside [0, 1].
+        TypeError: `p` is no number.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> x, key = torch.ones(100, 7, 2, 2), fl.random.key(0)
+        >>> y = fl.nn.dropout2d(0.2).apply((), x, key=key, train=True)
+        >>> sorted(set(y.mean((-2, -1)).flatten().tolist()))  # all or none
+        [0.0, 1.25]
+
+    Source: Tompson et al., Efficient Object Localization Using Convolutional Networks
+    (2014), section 3.2 (SpatialDropout), arXiv 1411.4280.
+    """
+
+    def mask_shape(x: Tensor) -> tuple[int, ...]:
+        _space.check("dropout2d", x, 2)
+        return (*x.shape[:-2], 1, 1)
+
+    return _dropout("dropout2d", p, mask_shape)
+
+
+def _dropout(
+    name: str, p: float, mask_shape: Callable[[Tensor], tuple[int, ...]]
+) -> Layer:
+    """Drops what shares a number of the mask together."""
+    p = _checks.probability(name, "p", p)
 
     def apply(
         params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
-        _checks.no_params("dropout", params)
-        _checks.floating("dropout", x)
+        _checks.no_params(name, params)
+        shape = mask_shape(x)
         if not train or p == 0:
             return x
         if key is None:
             raise ValueError(
-                "nn.dropout: key: expected a key with train=True, got None. Pass key= "
+                f"nn.{name}: key: expected a key with train=True, got None. Pass key= "
                 "to apply, a new one for each step, from fl.random.split."
             )
         if p == 1:
             return torch.zeros_like(x)
-        keep = random.bernoulli(key, 1 - p, x.shape)
+        keep = random.bernoulli(key, 1 - p, shape)
         return torch.where(keep, x / (1 - p), 0.0)
 
     return Layer(lambda key: (), apply)

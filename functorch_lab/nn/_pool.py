@@ -1,17 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling over images; `(..., C, H, W)` with any leading axes, none of them too."""
+"""Pooling with windows, over one to three axes of space and any leading axes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from functorch_lab.nn import _checks
-from functorch_lab.nn._conv import over_images
+from functorch_lab.nn import _checks, _space
 from functorch_lab.types import Layer
+
+_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def max_pool1d(
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> Layer:
+    """The largest value of each window: from `(..., C, L)` to `(..., C, L')`.
+
+    `max_pool2d` says what the options mean and what is raised.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> fl.nn.max_pool1d(2).apply((), torch.tensor([[2.0, 5.0, 7.0, 3.0]]))
+        tensor([[5., 7.]])
+    """
+    return _max_pool(1, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d(
@@ -25,8 +47,8 @@ def max_pool2d(
     """The largest value of each window: from `(..., C, H, W)` to `(..., C, H', W')`.
 
     Args:
-        kernel_size: one integer, or (height, width).
-        stride: one integer, or (height, width); by default the kernel size.
+        kernel_size: one integer, or one for each axis: (height, width).
+        stride: one integer, or one for each axis; by default the kernel size.
         padding: pixels of minus infinity at each side, at most half the kernel.
         dilation: distance between the elements of a window.
         ceil_mode: whether windows that reach over the end are kept.
@@ -45,14 +67,50 @@ def max_pool2d(
         >>> fl.nn.max_pool2d(2).apply((), image)
         tensor([[[4.]]])
     """
-    window = _window("max_pool2d", kernel_size, stride, padding)
-    dilation = _checks.pair("max_pool2d", "dilation", dilation)
-    return _pool(
-        "max_pool2d",
-        lambda x: F.max_pool2d(x, *window, dilation, ceil_mode),
-        window,
-        dilation,
-    )
+    return _max_pool(2, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool3d(
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> Layer:
+    """The largest value of each window: `(..., C, D, H, W)` to `(..., C, D', H', W')`.
+
+    `max_pool2d` says what the options mean and what is raised.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> volume = torch.arange(8.0).reshape(1, 2, 2, 2)
+        >>> fl.nn.max_pool3d((1, 2, 2)).apply((), volume).flatten()
+        tensor([3., 7.])
+    """
+    return _max_pool(3, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def avg_pool1d(
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Layer:
+    """The mean of each window: from `(..., C, L)` to `(..., C, L')`.
+
+    `avg_pool2d` says what the options mean and what is raised.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> fl.nn.avg_pool1d(2).apply((), torch.tensor([[2.0, 5.0, 7.0, 3.0]]))
+        tensor([[3.5000, 5.0000]])
+    """
+    window = _window("avg_pool1d", 1, kernel_size, stride, padding)
+    options = ceil_mode, count_include_pad
+    return _pool("avg_pool1d", lambda x: F.avg_pool1d(x, *window, *options), window)
 
 
 def avg_pool2d(
@@ -67,8 +125,8 @@ def avg_pool2d(
     """The mean of each window: from `(..., C, H, W)` to `(..., C, H', W')`.
 
     Args:
-        kernel_size: one integer, or (height, width).
-        stride: one integer, or (height, width); by default the kernel size.
+        kernel_size: one integer, or one for each axis: (height, width).
+        stride: one integer, or one for each axis; by default the kernel size.
         padding: pixels of zero at each side, at most half the kernel.
         ceil_mode: whether windows that reach over the end are kept.
         count_include_pad: whether padding counts in the mean.
@@ -88,36 +146,74 @@ def avg_pool2d(
         >>> fl.nn.avg_pool2d(2).apply((), image)
         tensor([[[2.5000]]])
     """
-    window = _window("avg_pool2d", kernel_size, stride, padding)
-    if divisor_override is not None:
-        _checks.size("avg_pool2d", "divisor_override", divisor_override)
-    return _pool(
-        "avg_pool2d",
-        lambda x: F.avg_pool2d(
-            x, *window, ceil_mode, count_include_pad, divisor_override
-        ),
-        window,
-        (1, 1),
-    )
+    window = _window("avg_pool2d", 2, kernel_size, stride, padding)
+    options = ceil_mode, count_include_pad, _divisor("avg_pool2d", divisor_override)
+    return _pool("avg_pool2d", lambda x: F.avg_pool2d(x, *window, *options), window)
 
 
-_Pair = tuple[int, int]
+def avg_pool3d(
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Layer:
+    """The mean of each window: from `(..., C, D, H, W)` to `(..., C, D', H', W')`.
+
+    `avg_pool2d` says what the options mean and what is raised.
+
+    Example:
+        >>> import torch, functorch_lab as fl
+        >>> volume = torch.arange(8.0).reshape(1, 2, 2, 2)
+        >>> fl.nn.avg_pool3d((1, 2, 2)).apply((), volume).flatten()
+        tensor([1.5000, 5.5000])
+    """
+    window = _window("avg_pool3d", 3, kernel_size, stride, padding)
+    options = ceil_mode, count_include_pad, _divisor("avg_pool3d", divisor_override)
+
+    def mean(x: Tensor) -> Tensor:
+        # torch's CPU kernel does not have the half precisions.
+        wide = x.float() if x.dtype in {torch.bfloat16, torch.float16} else x
+        return F.avg_pool3d(wide, *window, *options).to(x.dtype)
+
+    return _pool("avg_pool3d", mean, window)
+
+
+_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def _max_pool(
+    rank: int,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    ceil_mode: bool,
+) -> Layer:
+    name = f"max_pool{rank}d"
+    window = _window(name, rank, kernel_size, stride, padding)
+    gaps = _space.numbers(name, "dilation", dilation, rank)
+    function = _MAX[rank]
+    return _pool(name, lambda x: function(x, *window, gaps, ceil_mode), window, gaps)
 
 
 def _window(
     name: str,
+    rank: int,
     kernel_size: int | Sequence[int],
     stride: int | Sequence[int] | None,
     padding: int | Sequence[int],
-) -> tuple[_Pair, _Pair, _Pair]:
+) -> _Window:
     """Kernel, stride and padding.
 
     Raises:
         ValueError: the padding is above half the kernel.
     """
-    kernel = _checks.pair(name, "kernel_size", kernel_size)
-    step = kernel if stride is None else _checks.pair(name, "stride", stride)
-    pads = _checks.pair(name, "padding", padding, minimum=0)
+    kernel = _space.numbers(name, "kernel_size", kernel_size, rank)
+    step = kernel if stride is None else _space.numbers(name, "stride", stride, rank)
+    pads = _space.numbers(name, "padding", padding, rank, minimum=0)
     if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
         raise ValueError(
             f"nn.{name}: padding: expected at most half of kernel_size={kernel}, got "
@@ -126,27 +222,28 @@ def _window(
     return kernel, step, pads
 
 
+def _divisor(name: str, given: int | None) -> int | None:
+    return None if given is None else _checks.size(name, "divisor_override", given)
+
+
 def _pool(
     name: str,
     function: Callable[[Tensor], Tensor],
-    window: tuple[_Pair, _Pair, _Pair],
-    dilation: _Pair,
+    window: _Window,
+    dilation: Sequence[int] | None = None,
 ) -> Layer:
+    """A layer around a function of a batch."""
     kernel, _, pads = window
-    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    rank = len(kernel)
+    reach = _space.reach_of(kernel, dilation or (1,) * rank)
+    totals = [2 * p for p in pads]
 
     def apply(
         params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
         _checks.no_params(name, params)
-        _checks.image(name, x)
-        if any(
-            n + 2 * p < r for n, p, r in zip(x.shape[-2:], pads, reach, strict=True)
-        ):
-            raise ValueError(
-                f"nn.{name}: x: expected an image of at least {tuple(reach)} pixels "
-                f"with its padding, got {tuple(x.shape)}. Use a smaller kernel."
-            )
-        return over_images(function, x)
+        _space.check(name, x, rank)
+        _space.check_extent(name, x, reach, totals, _space.SMALLER_KERNEL)
+        return _space.over_space(function, x, rank)
 
     return Layer(lambda key: (), apply)

@@ -76,6 +76,41 @@ def test_every_sample_has_its_own_mask_under_vmap():
     assert len({tuple(row.tolist()) for row in actual}) == 5
 
 
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout2d_drops_whole_channels(p):
+    n, x = 20_000, torch.tensor([[0.7, 0.3, -0.2], [1.3, 2.1, -0.9]])
+    images = x.repeat(n // 5, 5, 1, 1)
+    y = nn.dropout2d(p).apply((), images, key=KEY, train=True)
+    kept = (y != 0).all(-1).all(-1)
+    expected = torch.where(kept[..., None, None], images / (1 - p), 0.0)
+    torch.testing.assert_close(y, expected)
+    assert abs(kept.float().mean() - (1 - p)) < 4 * math.sqrt(p * (1 - p) / n)
+    # Neither the samples nor the channels of one share their fate.
+    assert len({tuple(row.tolist()) for row in kept}) > 5
+
+
+def test_dropout2d_draws_one_number_of_dropout_for_each_channel():
+    x, layer = torch.full((3, 5, 2, 7), 0.7), nn.dropout2d(0.3)
+    y = layer.apply((), x, key=KEY, train=True)
+    one = nn.dropout(0.3).apply((), x[..., 0, 0], key=KEY, train=True)
+    torch.testing.assert_close(y, one[..., None, None].expand_as(x), rtol=0, atol=0)
+
+
+def test_dropout2d_of_a_sample_and_of_a_batch():
+    x, layer = torch.full((3, 5, 2, 7), 0.7), nn.dropout2d(0.5)
+    keys = random.split(KEY, 3)
+
+    def apply(x, key):
+        return layer.apply((), x, key=key, train=True)
+
+    actual = vmap(apply)(x, keys)
+    loop = torch.stack([apply(a, k) for a, k in zip(x, keys, strict=True)])
+    torch.testing.assert_close(actual, loop, rtol=0, atol=0)
+    one_mask = vmap(apply, (0, None))(x, KEY)
+    torch.testing.assert_close(one_mask, apply(x[0], KEY).expand_as(x))
+    torch.testing.assert_close(layer.apply((), x), x, rtol=0, atol=0)
+
+
 def test_compiles_without_a_break():
     torch.compiler.reset()
     x, layer = torch.full((7, 5), 0.7), nn.dropout(0.4)
@@ -102,6 +137,17 @@ def test_compiles_without_a_break():
             lambda: nn.dropout().apply((), torch.ones(2).long(), key=KEY, train=True),
             TypeError,
             "got torch.int64",
+        ),
+        (lambda: nn.dropout2d(-0.1), ValueError, r"nn.dropout2d: p: .*got -0.1"),
+        (
+            lambda: nn.dropout2d().apply((), torch.ones(2, 3, 5), train=True),
+            ValueError,
+            "nn.dropout2d: key: expected a key with train=True, got None",
+        ),
+        (
+            lambda: nn.dropout2d().apply((), torch.ones(2, 3), key=KEY, train=True),
+            ValueError,
+            r"\(..., channels, height, width\), got \(2, 3\)",
         ),
         (
             lambda: nn.dropout().apply({}, torch.ones(2)),

@@ -10,6 +10,7 @@ from torch import nn as torch_nn
 from torch.func import vmap
 
 from functorch_lab import nn, random
+from parity import same_distribution
 
 KEY = random.key(11)
 SHAPE = (40, 30, 3, 5)
@@ -46,23 +47,6 @@ CASES = {
     "zeros": (nn.init.zeros(), torch_nn.init.zeros_),
     "ones": (nn.init.ones(), torch_nn.init.ones_),
 }
-
-
-def same_distribution(ours, torchs, range_within=0.01):
-    """Kolmogorov and Smirnov's distance, and for bounded ones the range.
-
-    The distance of two samples of n from one distribution exceeds 2.2 sqrt(2/n) with
-    probability 1e-4.
-    """
-    ours, torchs = ours.flatten().sort().values, torchs.flatten().sort().values
-    n = len(ours)
-    below = torch.searchsorted(torchs, ours) / n
-    distance = (below - torch.arange(n) / n).abs().max()
-    assert distance < 2.2 * math.sqrt(2 / n)
-    if range_within is not None:
-        width = float(torchs[-1] - torchs[0])
-        ends, expected = ours[[0, -1]], torchs[[0, -1]]
-        torch.testing.assert_close(ends, expected, rtol=0, atol=range_within * width)
 
 
 @pytest.mark.parametrize("name", CASES)
