@@ -122,7 +122,7 @@ class _Bound:
         self._key = key
         self._drawn = 0
         self._names = list(parts)
-        self._depth = _transforms_active()
+        self._around = _transforms_around()
         for name, part in parts.items():
             bound = _BoundLayer(name, part, params[name], state[name], self)
             setattr(self, name, bound)
@@ -160,7 +160,7 @@ class _BoundLayer:
         )
         pairs = zip(tree.leaves(state), tree.leaves(self.state), strict=True)
         changed = any(new is not old for new, old in pairs)
-        if changed and _transforms_active() != model._depth:
+        if changed and _transforms_around() != model._around:
             raise ValueError(
                 f"nn.compose: forward: m.{self._name}: expected a call of a stateful "
                 "layer outside of the vmap or grad that is in forward, got one inside, "
@@ -170,10 +170,9 @@ class _BoundLayer:
         return y
 
 
-def _transforms_active() -> int:
-    """How many vmaps and grads there are around; not known to Dynamo, so 0 in it."""
+def _transforms_around() -> int:
+    """How many vmaps and grads are active; Dynamo cannot say, so 0 while it traces."""
     if torch.compiler.is_dynamo_compiling():
         return 0
     functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    level = functorch.maybe_current_level()
-    return 0 if level is None else level
+    return functorch.maybe_current_level() or 0
