@@ -40,7 +40,9 @@ def compose(forward: Callable[..., Any], /, **layers: AnyPart) -> Layer | Statef
     Returns:
         A layer whose params are a dict with one entry for each of `layers`; `apply`
         takes as many inputs as `forward` and returns what it returns. It is stateful if
-        one of `layers` is, and its state such a dict, `()` for those without.
+        one of `layers` is, and its state such a dict, `()` for those without; then its
+        `apply` raises `ValueError` where `forward` calls a stateful layer inside a
+        `vmap` of its own, in which the new state would be lost.
 
     Raises:
         ValueError: a layer is called "key" or "train", or begins with an underscore.
