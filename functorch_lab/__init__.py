@@ -3,9 +3,12 @@
 
 from functorch_lab import data, losses, metrics, nn, optim, random, train, tree, types
 from functorch_lab.transforms import (
+    checkpoint,
+    cond,
     debug,
     disable_jit,
     eval_shape,
+    fori_loop,
     grad,
     hessian,
     hvp,
@@ -14,19 +17,24 @@ from functorch_lab.transforms import (
     jit,
     jvp,
     mean_over_batch,
+    scan,
     stop_gradient,
     value_and_grad,
     vjp,
     vmap,
+    while_loop,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "checkpoint",
+    "cond",
     "data",
     "debug",
     "disable_jit",
     "eval_shape",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",
@@ -40,6 +48,7 @@ __all__ = [
     "nn",
     "optim",
     "random",
+    "scan",
     "stop_gradient",
     "train",
     "tree",
@@ -47,4 +56,5 @@ __all__ = [
     "value_and_grad",
     "vjp",
     "vmap",
+    "while_loop",
 ]

@@ -12,14 +12,21 @@ from functorch_lab.transforms._autodiff import (
     stop_gradient,
     vjp,
 )
+from functorch_lab.transforms._checkpoint import checkpoint
+from functorch_lab.transforms._cond import cond
 from functorch_lab.transforms._grad import grad, value_and_grad
 from functorch_lab.transforms._jit import disable_jit, jit
+from functorch_lab.transforms._loops import fori_loop, while_loop
+from functorch_lab.transforms._scan import scan
 from functorch_lab.transforms._vmap import mean_over_batch, vmap
 
 __all__ = [
+    "checkpoint",
+    "cond",
     "debug",
     "disable_jit",
     "eval_shape",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",
@@ -28,8 +35,10 @@ __all__ = [
     "jit",
     "jvp",
     "mean_over_batch",
+    "scan",
     "stop_gradient",
     "value_and_grad",
     "vjp",
     "vmap",
+    "while_loop",
 ]
