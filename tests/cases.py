@@ -133,6 +133,9 @@ def _stateful_forward(m: Any, x: Tensor) -> Tensor:
 
 _IMAGE, _VOLUME = (3, 7, 5), (2, 3, 5, 7)
 _DENSE = nn.linear(5, 5)
+_MODULE = torch.nn.Sequential(
+    torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Dropout(0.3), torch.nn.Linear(7, 2)
+)
 ACTIVATIONS = {
     "elu": nn.elu,
     "gelu": nn.gelu,
@@ -275,6 +278,7 @@ LAYERS = {
         nn.repeat(nn.sequential(nn.batch_norm(5, spatial_dims=0), _DENSE), 2), (7, 5)
     ),
     "stateful": StatefulCase(nn.stateful(nn.linear(5, 7)), (3, 5)),
+    "from_module": LayerCase(nn.from_module(_MODULE).layer, (3, 5), draws=True),
     "mlp": LayerCase(nn.mlp(5, [7, 3], 2, dropout=0.3), (5,), draws=True),
     "cnn": LayerCase(
         nn.cnn(3, [2, 5], 7, kernel_size=2, activation=nn.elu, dropout=0.3),
@@ -351,7 +355,7 @@ OPTIMIZERS = {
 
 # What is public but neither a layer nor an optimizer: the types of states, the parts
 # of a training loop, and namespaces with tests of their own.
-NOT_LAYERS = {"init"}
+NOT_LAYERS = {"Bridged", "init", "load_into", "set_grads"}
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
     *("Hyperparameter", "Schedule"),

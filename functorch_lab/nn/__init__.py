@@ -25,6 +25,8 @@ from functorch_lab.nn._activations import (
     tanh,
 )
 from functorch_lab.nn._batch_norm import batch_norm
+from functorch_lab.nn._bridge import Bridged, from_module
+from functorch_lab.nn._bridge_write import load_into, set_grads
 from functorch_lab.nn._compose import compose
 from functorch_lab.nn._conv import conv1d, conv2d, conv3d
 from functorch_lab.nn._conv_transpose import (
@@ -63,6 +65,7 @@ from functorch_lab.nn._stateful import stateful
 from functorch_lab.nn._upsample import upsample
 
 __all__ = [
+    "Bridged",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -86,6 +89,7 @@ __all__ = [
     "elu",
     "embedding",
     "flatten",
+    "from_module",
     "gelu",
     "group_norm",
     "identity",
@@ -94,6 +98,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linear",
+    "load_into",
     "log_softmax",
     "max_pool1d",
     "max_pool2d",
@@ -108,6 +113,7 @@ __all__ = [
     "rms_norm",
     "selu",
     "sequential",
+    "set_grads",
     "sigmoid",
     "silu",
     "softmax",

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private copy of a module, without its parameters, that runs as a pure function."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from functorch_lab.nn._bridge_draws import Draws, changed
+
+
+class Call(NamedTuple):
+    """What one call of a copy takes beside its inputs."""
+
+    tensors: dict[str, Tensor]  # every parameter and buffer, under all its names
+    constants: dict[str, Tensor]  # those of them that are shared between calls
+    key: Tensor | None
+
+
+class Copy:
+    """A module in training or in evaluation mode, whose tensors come with each call.
+
+    Args:
+        module: stays as it is.
+        train: the mode.
+        constants: the buffers that the copy keeps, by the id of the module's own.
+        changing: the names of the buffers that come back changed.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        train: bool,
+        constants: Mapping[int, Tensor],
+        changing: list[str],
+    ) -> None:
+        self._inner = _copied(module, constants).train(train)
+        for part in self._inner.modules():
+            _make_pure(part)
+        self._forward = _Forward(self._inner, changing)
+        self._reset = _Reset(self._inner)
+
+    def __call__(
+        self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """The output, and the buffers of `changing` after it."""
+        tensors = {f"inner.{name}": tensor for name, tensor in call.tensors.items()}
+        options = {**kwargs, "_constants": call.constants}
+        # Entered also where nothing draws: it refuses writes to constants, and torch
+        # leaves out the fused evaluation of attention, which no transform takes.
+        with Draws(call.key, call.constants), _unchanged(self._inner):
+            return functional_call(
+                self._forward, tensors, args, options, tie_weights=False
+            )
+
+    def reset(self, tensors: dict[str, Tensor], key: Tensor) -> dict[str, Tensor]:
+        """All tensors after every submodule has reset its parameters."""
+        inner = {f"inner.{name}": tensor for name, tensor in tensors.items()}
+        with Draws(key, {}), _unchanged(self._inner):
+            return functional_call(
+                self._reset, inner, (list(tensors),), tie_weights=False
+            )
+
+
+class _Forward(nn.Module):
+    """Reads the buffers while those of the call are still in the module."""
+
+    def __init__(self, inner: nn.Module, changing: list[str]) -> None:
+        super().__init__()
+        self.inner = inner
+        self._changing = changing
+
+    def forward(
+        self, *args: Any, _constants: Mapping[str, Tensor], **kwargs: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        output = self.inner(*args, **kwargs)
+        for name, constant in _constants.items():
+            if _tensor(self.inner, name) is not constant:
+                raise ValueError(changed(name))
+        return output, {name: _tensor(self.inner, name) for name in self._changing}
+
+
+class _Reset(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, names: list[str]) -> dict[str, Any]:
+        # Parents after their children, as constructors run: a parent may have its own
+        # idea of a child's distribution.
+        for part in reversed(list(self.inner.modules())):
+            reset = resetter(part)
+            if reset is not None:
+                getattr(part, reset)()
+        return {name: _tensor(self.inner, name) for name in names}
+
+
+def resetter(part: nn.Module) -> str | None:
+    """The method that draws a module's parameters anew."""
+    # Attention and nn.Transformer spell it with an underscore.
+    for name in ("reset_parameters", "_reset_parameters"):
+        if callable(getattr(part, name, None)):
+            return name
+    return None
+
+
+def not_resettable(module: nn.Module) -> list[str]:
+    """Names of the submodules with parameters of their own and no way to reset them."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if any(True for _ in part.parameters(recurse=False)) and resetter(part) is None
+    ]
+
+
+def changing_buffers(module: nn.Module) -> set[str]:
+    """Names of the buffers that torch's own modules change in training."""
+    found = set()
+    for name, part in module.named_modules():
+        dot = f"{name}." if name else ""
+        for buffer in _changing(part):
+            if part._buffers.get(buffer) is not None:
+                found.add(dot + buffer)
+    return found
+
+
+def _changing(part: nn.Module) -> list[str]:
+    if isinstance(part, _NormBase) and part.track_running_stats:
+        return ["running_mean", "running_var", "num_batches_tracked"]
+    if type(part).__name__ == "_SpectralNorm":
+        return ["_u", "_v"]
+    hooks = part._forward_pre_hooks.values()
+    spectral = [h for h in hooks if type(h).__name__ == "SpectralNorm"]
+    return [f"{getattr(h, 'name', '')}{end}" for h in spectral for end in ("_u", "_v")]
+
+
+def _tensor(module: nn.Module, name: str) -> Any:
+    outer, _, last = name.rpartition(".")
+    part = module.get_submodule(outer)
+    own = part._parameters if last in part._parameters else part._buffers
+    return own[last]
+
+
+def _copied(module: nn.Module, constants: Mapping[int, Tensor]) -> nn.Module:
+    """A deep copy with the constants given and without memory for other tensors.
+
+    Raises:
+        TypeError: the module cannot be copied.
+    """
+    memo: dict[int, Any] = dict(constants)
+    for parameter in module.parameters():
+        empty = torch.empty_like(parameter, device="meta")
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=False)
+    for buffer in module.buffers():
+        memo.setdefault(id(buffer), torch.empty_like(buffer, device="meta"))
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Tensor):
+                # What a hook computed has a graph, and deepcopy refuses it.
+                memo.setdefault(id(value), value.detach().clone())
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:
+        raise TypeError(
+            f"nn.from_module: module: expected one that copy.deepcopy takes, got "
+            f"{type(module).__name__}: {error} Give what it holds a __deepcopy__."
+        ) from error
+
+
+def _make_pure(part: nn.Module) -> None:
+    if type(part).forward is _BatchNorm.forward:
+        part.__class__ = _pure_class(type(part))
+    # The fused evaluation path does not compile, and pads with nested tensors. Under
+    # the mode torch does not take it, but Dynamo does.
+    if isinstance(part, nn.TransformerEncoderLayer):
+        part.activation_relu_or_gelu = 0
+    if isinstance(part, nn.TransformerEncoder):
+        part.use_nested_tensor = False
+        part.enable_nested_tensor = False
+
+
+@cache
+def _pure_class(of: type) -> type:
+    return type(of.__name__, (_PureBatchNorm, of), {})
+
+
+class _PureBatchNorm(_BatchNorm):
+    """Batch norm that replaces its statistics instead of writing to them.
+
+    In place, a batch under vmap could not be written to statistics without one.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        mean, var = self.running_mean, self.running_var
+        count = self.num_batches_tracked
+        if not self.training or mean is None or var is None:
+            return super().forward(input)
+        self._check_input_dim(input)
+        output = F.batch_norm(
+            input, None, None, self.weight, self.bias, True, 0.0, self.eps
+        )
+        if not self.track_running_stats:
+            return output
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        batch_var, batch_mean = torch.var_mean(input.detach(), axes)
+        share: Any = self.momentum
+        if count is not None:
+            self.num_batches_tracked = count + 1
+        if share is None:
+            share = 0.0 if count is None else 1 / (count + 1).to(mean.dtype)
+        self.running_mean = share * batch_mean.to(mean.dtype) + (1 - share) * mean
+        self.running_var = share * batch_var.to(var.dtype) + (1 - share) * var
+        return output
+
+
+@contextlib.contextmanager
+def _unchanged(module: nn.Module) -> Iterator[None]:
+    """Takes back what a call leaves in the attributes of the copy.
+
+    Raises:
+        TypeError: it left a number, which a pure function cannot count.
+    """
+    if torch.compiler.is_compiling():
+        yield
+        return
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        left = [each for part, then in before for each in _restored(part, then)]
+    if left:
+        raise TypeError(
+            f"nn.from_module.apply: module: expected no Python state that changes in a "
+            f"forward pass, got {sorted(left)}. Register it as a buffer and name it in "
+            "from_module's state."
+        )
+
+
+_COUNTED = (bool, int, float, str)
+
+
+def _restored(part: nn.Module, then: dict[str, Any]) -> list[str]:
+    """Names of public attributes that held a number and now hold another."""
+    now = vars(part)
+    other = [name for name in now if now[name] is not then.get(name, now)]
+    left = [
+        f"{type(part).__name__}.{name}"
+        for name in other
+        if isinstance(now[name], _COUNTED) and isinstance(then.get(name), _COUNTED)
+        if not name.startswith("_") and now[name] != then[name]
+    ]
+    for name in other:
+        if name in then:
+            now[name] = then[name]
+        else:
+            del now[name]
+    return left

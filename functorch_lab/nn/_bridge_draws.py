@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random numbers inside a module, from a key instead of torch's generator.
+
+`functional_call` alone is no pure function: `F.dropout` draws from a generator that
+every call advances. Under `Draws` each drawing function of torch is replaced by one of
+`functorch_lab.random`, with a key of its own for each call.
+"""
+
+from __future__ import annotations
+
+from types import FunctionType
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from functorch_lab import random
+from functorch_lab.nn._bridge_rules import RULES
+
+
+class Draws(TorchFunctionMode):
+    """While it is active, what draws takes a key, and `constants` are not written to.
+
+    Args:
+        key: `None` where nothing may draw.
+        constants: buffers that are shared between calls, by name.
+    """
+
+    def __init__(self, key: Tensor | None, constants: dict[str, Tensor]) -> None:
+        super().__init__()
+        self._key = key
+        self._drawn = 0
+        self._constants = constants
+
+    def key(self, what: str) -> Tensor:
+        """A new key.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._key is None:
+            raise ValueError(
+                f"nn.from_module.apply: key: expected a key, since the module calls "
+                f"{what}, got None. Pass key= to apply, a new one for each step, from "
+                "fl.random.split."
+            )
+        self._drawn += 1
+        return random.fold_in(self._key, self._drawn - 1)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in _WRITES:
+            self._refuse_writes(args)
+        if name in RULES:
+            return RULES[name](self.key, func, *args, **kwargs)
+        if name in _OPENED:
+            # The mode is off while it handles a function, and has to see the inside.
+            with self:
+                return _OPENED[name](*args, **kwargs)
+        if name in _METHODS and func is getattr(Tensor, name):
+            # Dynamo traces the call of such a method, not of the function behind it.
+            return getattr(args[0], name)(*args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+    def _refuse_writes(self, written: Any) -> None:
+        for name, constant in self._constants.items():
+            for tensor in written[:1]:
+                if tensor is constant:
+                    raise ValueError(changed(name))
+
+
+def changed(name: str) -> str:
+    """What to say of a buffer that changed and is not in the state."""
+    return (
+        f"nn.from_module: state: expected {name!r} among the names of the buffers that "
+        f"a forward pass changes, got a module that writes to it. "
+        f"Pass state=[{name!r}] to from_module."
+    )
+
+
+_WRITES = {name for name in dir(Tensor) if name.endswith("_") and name[0] != "_"}
+_WRITES |= {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+_METHODS = {n for n, f in vars(Tensor).items() if isinstance(f, FunctionType)}
+
+
+def _never(*tensors: Any) -> bool:
+    return False
+
+
+def _opened(function: Any) -> Any:
+    """A function of torch.nn.functional that calls no mode for itself."""
+    # Without __name__ Dynamo takes these globals, not those of the module so named.
+    scope = {k: v for k, v in function.__globals__.items() if k != "__name__"}
+    asks = ("", "_unary", "_variadic")
+    scope |= {f"has_torch_function{suffix}": _never for suffix in asks}
+    copy = FunctionType(
+        function.__code__,
+        scope,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+_OPENED = {
+    "multi_head_attention_forward": _opened(F.multi_head_attention_forward),
+    "gumbel_softmax": _opened(F.gumbel_softmax),
+}

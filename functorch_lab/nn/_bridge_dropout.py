@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dropout inside a module: torch's functions, with masks drawn from a key.
+
+A rule is called as `rule(new_key, func, *args, **kwargs)` with the arguments of `func`,
+and gets a key by `new_key(what)`, which raises where there is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from functorch_lab import random
+
+NewKey = Callable[[str], Tensor]
+
+
+def _keep(new_key: NewKey, what: str, p: float, shape: Any) -> Tensor:
+    return random.bernoulli(new_key(what), 1 - p, tuple(shape))
+
+
+def _dropped(new_key: NewKey, what: str, x: Tensor, p: float, shape: Any) -> Tensor:
+    if p == 1:
+        return torch.zeros_like(x)
+    return torch.where(_keep(new_key, what, p, shape), x / (1 - p), 0.0)
+
+
+def _dropout(
+    new_key: NewKey,
+    func: Any,
+    input: Tensor,  # noqa: A002
+    p: float = 0.5,
+    train: bool = True,
+    inplace: bool = False,
+    *,
+    training: bool | None = None,
+) -> Tensor:
+    if not (train if training is None else training) or p == 0:
+        return input
+    return _dropped(new_key, "F.dropout", input, p, input.shape)
+
+
+def _channel_dropout(rank: int) -> Callable[..., Tensor]:
+    """Whole channels are dropped; without a batch axis where `input` has `rank`."""
+
+    def rule(
+        new_key: NewKey,
+        func: Any,
+        input: Tensor,  # noqa: A002
+        p: float = 0.5,
+        train: bool = True,
+        inplace: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Tensor:
+        if not (train if training is None else training) or p == 0:
+            return input
+        axes = 1 if input.ndim == rank else 2
+        shape = [*input.shape[:axes], *[1] * (input.ndim - axes)]
+        return _dropped(new_key, f"F.{func.__name__}", input, p, shape)
+
+    return rule
+
+
+# The negative saturation value of SELU; Klambauer et al., Self-Normalizing Neural
+# Networks (2017), section 3, "alpha dropout", arXiv:1706.02515.
+_SATURATION = -1.7580993408473766
+
+
+def _alpha_dropout(channels: bool) -> Callable[..., Tensor]:
+    def rule(
+        new_key: NewKey,
+        func: Any,
+        input: Tensor,  # noqa: A002
+        p: float = 0.5,
+        train: bool = False,
+        inplace: bool = False,
+        *,
+        training: bool | None = None,
+    ) -> Tensor:
+        if not (train if training is None else training) or p == 0:
+            return input
+        if p == 1:
+            return torch.zeros_like(input)
+        shape = list(input.shape)
+        if channels:
+            shape[2:] = [1] * (input.ndim - 2)
+        keep = _keep(new_key, f"F.{func.__name__}", p, shape)
+        a = 1 / math.sqrt((_SATURATION**2 * p + 1) * (1 - p))
+        return torch.where(keep, input, _SATURATION) * a - a * p * _SATURATION
+
+    return rule
+
+
+def _attention(  # noqa: PLR0913, PLR0917 - torch's signature
+    new_key: NewKey,
+    func: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    # The fused forms take no key, and vmap runs them one sample after another.
+    if dropout_p == 0 and not torch._C._are_functorch_transforms_active():
+        return func(
+            query,
+            key,
+            value,
+            attn_mask=attn_mask,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
+    if enable_gqa:
+        repeats = query.shape[-3] // key.shape[-3]
+        key = key.repeat_interleave(repeats, -3)
+        value = value.repeat_interleave(repeats, -3)
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    scores = (query * factor) @ key.mT
+    if is_causal:
+        rows = torch.arange(scores.shape[-2], device=scores.device)
+        columns = torch.arange(scores.shape[-1], device=scores.device)
+        scores = torch.where(columns <= rows[:, None], scores, -torch.inf)
+    if attn_mask is not None:
+        is_bool = attn_mask.dtype == torch.bool
+        scores = (
+            torch.where(attn_mask, scores, -torch.inf)
+            if is_bool
+            else scores + attn_mask
+        )
+    # As torch has it, a query that may look at nothing gets 0.
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
+    weights = torch.softmax(torch.where(blind, 0.0, scores), -1)
+    weights = torch.where(blind, 0.0, weights)
+    if dropout_p == 0:
+        return weights @ value
+    what = "F.scaled_dot_product_attention with dropout"
+    return _dropped(new_key, what, weights, dropout_p, weights.shape) @ value
+
+
+def _rrelu(
+    new_key: NewKey,
+    func: Any,
+    input: Tensor,  # noqa: A002
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Tensor:
+    if not training:
+        return torch.where(input < 0, input * ((lower + upper) / 2), input)
+    slope = random.uniform(
+        new_key("F.rrelu"), tuple(input.shape), input.dtype, lower, upper
+    )
+    return torch.where(input < 0, input * slope, input)
+
+
+DROPOUT_RULES: dict[str, Callable[..., Any]] = {
+    "dropout": _dropout,
+    "dropout_": _dropout,
+    "dropout1d": _channel_dropout(rank=2),
+    "dropout2d": _channel_dropout(rank=0),  # torch takes (C, H, W) for (N, C, L)
+    "dropout3d": _channel_dropout(rank=4),
+    "feature_dropout": _channel_dropout(rank=0),
+    "alpha_dropout": _alpha_dropout(channels=False),
+    "feature_alpha_dropout": _alpha_dropout(channels=True),
+    "scaled_dot_product_attention": _attention,
+    "rrelu": _rrelu,
+}

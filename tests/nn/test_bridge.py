@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bridged module computes what the module computes: the module is the oracle."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import functorch_lab as fl
+from bridge_models import Language, ResNet, filled, numbers, weighted
+
+EXACT = {"rtol": 0, "atol": 0}
+CLOSE = {"rtol": 1e-12, "atol": 1e-13}
+
+
+def mlp():
+    return filled(nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2)))
+
+
+def by_name(tree):
+    """Leaves by the names of torch."""
+    return {
+        path.strip("[]").replace("'", "").replace("][", "."): leaf
+        for path, leaf in zip(fl.tree.paths(tree), fl.tree.leaves(tree), strict=True)
+    }
+
+
+def gradients(module, loss):
+    """By backward, on the module itself, by the names of its parameters."""
+    module.zero_grad()
+    loss.backward()
+    return {name: p.grad for name, p in module.named_parameters()}
+
+
+def snapshot(module):
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    flags = [part.training for part in module.modules()]
+    return copy.deepcopy(tensors), flags
+
+
+CASES = {
+    "mlp": (mlp, (3, 5)),
+    "conv": (
+        lambda: filled(nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(True), nn.Flatten())),
+        (2, 3, 5, 7),
+    ),
+    "group norm": (
+        lambda: filled(nn.Sequential(nn.GroupNorm(2, 6), nn.PReLU(6))),
+        (3, 6, 5),
+    ),
+    "weight_norm": (
+        lambda: filled(nn.utils.parametrizations.weight_norm(nn.Linear(5, 7))),
+        (3, 5),
+    ),
+    "old weight_norm": (lambda: filled(old_weight_norm()), (3, 5)),
+    "orthogonal": (
+        lambda: filled(nn.utils.parametrizations.orthogonal(nn.Linear(5, 3))),
+        (2, 5),
+    ),
+    "lstm": (lambda: filled(nn.LSTM(5, 3, 2, bidirectional=True)), (7, 2, 5)),
+    "gru": (lambda: filled(nn.GRU(5, 3)), (7, 2, 5)),
+}
+
+
+def old_weight_norm():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.utils.weight_norm(nn.Linear(5, 7))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("train", [False, True])
+def test_outputs_and_gradients_are_the_modules(name, train):
+    make, shape = CASES[name]
+    module = make().train(train)
+    x = numbers(*shape)
+
+    def first(output):
+        return output[0] if isinstance(output, tuple) else output
+
+    layer, params, state = fl.nn.from_module(module)
+    assert state == ()
+    before = snapshot(module)
+
+    def loss_fn(params, x):
+        return weighted(first(layer.apply(params, x, train=train)))
+
+    assert_close(layer.apply(params, x, train=train), module(x), **CLOSE)
+    grads, by_input = fl.grad(loss_fn, (0, 1))(params, x)
+    expected_input = x.clone().requires_grad_()
+    expected = gradients(module, weighted(first(module(expected_input))))
+    assert_close(by_name(grads), expected, **CLOSE)
+    assert_close(by_input, expected_input.grad, **CLOSE)
+    assert_close(snapshot(module), before, **EXACT)
+
+
+def test_params_are_detached_copies_by_name():
+    module = filled(ResNet())
+    layer, params, state = fl.nn.from_module(module)
+    assert isinstance(layer, fl.types.StatefulLayer)
+    names = [name for name, _ in module.named_parameters()]
+    assert sorted(by_name(params)) == sorted(names)
+    assert sorted(by_name(state)) == sorted(n for n, _ in module.named_buffers())
+    weight = params["layer2"]["0"]["downsample"]["0"]["weight"]
+    own = module.layer2[0].downsample[0].weight
+    assert_close(weight, own.detach(), **EXACT)
+    assert not any(leaf.requires_grad for leaf in fl.tree.leaves(params))
+    weight.mul_(3)
+    state["bn1"]["running_mean"].add_(5)
+    assert not torch.equal(weight, own)
+    assert not module.bn1.running_mean.any()
+
+
+def test_copy_false_shares_memory():
+    module = mlp()
+    params = fl.nn.from_module(module, copy=False).params
+    assert params["0"]["weight"].data_ptr() == module[0].weight.data_ptr()
+    assert not params["0"]["weight"].requires_grad
+
+
+@pytest.mark.parametrize("momentum", [0.3, None])
+def test_batch_norm_over_several_steps(momentum):
+    module = filled(
+        nn.Sequential(
+            nn.Conv2d(3, 5, 3),
+            nn.BatchNorm2d(5, momentum=momentum),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(75, 2),
+            nn.BatchNorm1d(2, affine=False),
+        )
+    )
+    layer, params, state = fl.nn.from_module(module)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.03)
+    begin = fl.tree.copy(state)
+
+    def loss_fn(params, state, x):
+        y, state = layer.apply(params, state, x, train=True)
+        return weighted(y), state
+
+    first = state
+    for step in range(4):
+        x = numbers(7, 3, 7, 5, seed=step)
+        grads, state = fl.grad(loss_fn, has_aux=True)(params, state, x)
+        expected = gradients(module, weighted(module(x)))
+        assert_close(by_name(grads), expected, rtol=1e-10, atol=1e-11)
+        optimizer.step()
+        params = fl.tree.map(lambda p, g: p - 0.03 * g, params, grads)
+    assert_close(by_name(state), dict(module.named_buffers()), rtol=1e-11, atol=1e-12)
+    assert_close(first, begin, **EXACT)
+    module.eval()
+    y, same = layer.apply(params, state, x)
+    assert_close(y, module(x).detach(), rtol=1e-10, atol=1e-11)
+    assert_close(same, state, **EXACT)
+
+
+def test_a_resnet_compiled_once():
+    module = filled(ResNet())
+    layer, params, state = fl.nn.from_module(module)
+
+    @fl.jit
+    def step(params, state, x):
+        def loss_fn(params):
+            y, after = layer.apply(params, state, x, train=True)
+            return weighted(y), (y, after)
+
+        return fl.grad(loss_fn, has_aux=True)(params)
+
+    for seed in range(2):
+        x = numbers(3, 3, 7, 5, seed=seed)
+        grads, (y, state) = step(params, state, x)
+        output = module(x)
+        assert_close(y, output.detach(), rtol=1e-11, atol=1e-11)
+        expected = gradients(module, weighted(output))
+        assert_close(by_name(grads), expected, rtol=1e-10, atol=1e-10)
+    assert_close(by_name(state), dict(module.named_buffers()), **CLOSE)
+    assert step.traces == 1
+
+
+def test_tied_weights_are_one_leaf_and_buffers_are_constants():
+    module = filled(Language()).eval()
+    layer, params, state = fl.nn.from_module(module)
+    assert state == ()
+    assert "decoder" not in params
+    tokens = torch.tensor([[2, 3, 5, 7, 10], [4, 6, 8, 9, 2]])
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+
+    # As the module's forward wants it: additive, like its own mask.
+    additive = torch.zeros(2, 5).double().masked_fill(padding, -torch.inf)
+
+    def loss_fn(params):
+        return weighted(layer.apply(params, tokens, padding=additive)["logits"])
+
+    got = layer.apply(params, tokens, padding=additive)
+    module.train()  # in evaluation torch may take its fused path
+    expected = module(tokens, padding=additive)
+    assert list(got) == ["logits", "hidden"]
+    assert isinstance(got["hidden"][1], list)
+    assert_close(got, expected, **CLOSE)
+    by_backward = gradients(module, weighted(expected["logits"]))
+    assert_close(by_name(fl.grad(loss_fn)(params)), by_backward, **CLOSE)
+    # Constants are the layer's own.
+    with torch.no_grad():
+        module.mask.zero_()
+        module.ids.zero_()
+    assert_close(layer.apply(params, tokens, padding=additive), got, **EXACT)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_an_encoder_of_transformers_with_padding(train):
+    encoder = nn.TransformerEncoderLayer(6, 2, 10, 0.0, batch_first=True)
+    module = filled(nn.TransformerEncoder(encoder, 2)).train(train)
+    layer, params, _ = fl.nn.from_module(module)
+    x = numbers(2, 5, 6)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+
+    def loss_fn(params):
+        y = layer.apply(params, x, src_key_padding_mask=padding, train=train)
+        return weighted(y[~padding])
+
+    grads, value = fl.grad(loss_fn)(params), loss_fn(params)
+    loss = weighted(module(x, src_key_padding_mask=padding)[~padding])
+    assert_close(value, loss.detach(), **CLOSE)
+    assert_close(by_name(grads), gradients(module, loss), rtol=1e-11, atol=1e-11)
+
+
+def test_an_ensemble_is_vmap_over_params():
+    modules = [filled(ResNet(), seed=seed) for seed in (2, 3, 5)]
+    bridges = [fl.nn.from_module(module) for module in modules]
+    layer = bridges[0].layer
+    params = fl.tree.stack([bridge.params for bridge in bridges])
+    state = fl.tree.stack([bridge.state for bridge in bridges])
+    x = numbers(2, 3, 5, 7)
+
+    def run(params, state):
+        return layer.apply(params, state, x, train=True)
+
+    y, state = fl.vmap(run)(params, state)
+    for i, module in enumerate(modules):
+        assert_close(y[i], module(x).detach(), rtol=1e-11, atol=1e-12)
+        member = fl.tree.map(lambda s, i=i: s[i], state)
+        assert_close(by_name(member), dict(module.named_buffers()), **CLOSE)
+
+
+def test_gradients_per_sample():
+    module = filled(Language())
+    layer, params, _ = fl.nn.from_module(module)
+    tokens = torch.tensor([[2, 3, 5], [7, 10, 4], [6, 8, 9]])
+
+    def loss_fn(params, tokens):
+        return weighted(layer.apply(params, tokens[None])["logits"])
+
+    grads = fl.vmap(fl.grad(loss_fn), (None, 0))(params, tokens)
+    for i in range(3):
+        expected = gradients(module, weighted(module(tokens[i, None])["logits"]))
+        member = fl.tree.map(lambda g, i=i: g[i], grads)
+        assert_close(by_name(member), expected, rtol=1e-11, atol=1e-12)
+
+
+def test_spectral_norm_has_its_vectors_in_the_state():
+    module = filled(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 7)))
+    layer, params, state = fl.nn.from_module(module)
+    x = numbers(3, 5)
+    begin = fl.tree.copy(state)
+    for _ in range(2):
+        y, after = layer.apply(params, state, x, train=True)
+        assert_close(y, module(x), **CLOSE)
+        assert_close(state, begin, **EXACT)
+        assert_close(by_name(after), dict(module.named_buffers()), **CLOSE)
+        state, begin = after, fl.tree.copy(after)
+    module.eval()
+    assert_close(layer.apply(params, state, x)[0], module(x), **CLOSE)
+
+
+class Counts(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.calls = 3
+        self.register_buffer("count", torch.tensor(2.0))
+
+    def forward(self, x):
+        if self.how == "in place":
+            self.count += 5
+        elif self.how == "method":
+            self.count.mul_(3)
+        elif self.how == "another":
+            self.count = self.count + 5
+        elif self.how == "python":
+            self.calls += 1
+        return x * self.count
+
+
+@pytest.mark.parametrize(
+    ("how", "after"), [("in place", 7.0), ("method", 6.0), ("another", 7.0)]
+)
+def test_a_buffer_that_changes_is_named(how, after):
+    x = torch.tensor([2.0, 3.0])
+    layer, params, state = fl.nn.from_module(nn.Sequential(Counts(how)))
+    assert state == ()
+    for train in (False, True):
+        with pytest.raises(ValueError, match=r"got a module that writes .*state=\['0"):
+            layer.apply(params, x, train=train)
+    module = nn.Sequential(Counts("none"))
+    assert_close(fl.nn.from_module(module).layer.apply((), x), 2 * x, **EXACT)
+    layer, params, state = fl.nn.from_module(
+        nn.Sequential(Counts(how)), state=["0.count"]
+    )
+    y, end = layer.apply(params, state, x)
+    assert_close(y, x * after, **EXACT)
+    assert_close(end, {"0": {"count": torch.tensor(after)}}, **EXACT)
+    assert_close(state, {"0": {"count": torch.tensor(2.0)}}, **EXACT)
+    assert_close(layer.apply(params, state, x)[0], y, **EXACT)
+
+
+def test_a_module_that_counts_in_python_is_refused():
+    layer, params, _ = fl.nn.from_module(Counts("python"))
+    for _ in range(2):  # the first call left nothing behind
+        with pytest.raises(TypeError, match=r"no Python state .*\['Counts.calls'\]"):
+            layer.apply(params, torch.ones(2))
+
+
+def test_an_error_inside_leaves_the_layer_as_it_was():
+    module = mlp()
+    layer, params, _ = fl.nn.from_module(module)
+    y = layer.apply(params, numbers(3, 5))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        layer.apply(params, numbers(3, 7))
+    assert_close(layer.apply(params, numbers(3, 5)), y, **EXACT)
+
+
+def test_errors_name_the_leaf():
+    layer, params, state = fl.nn.from_module(filled(ResNet()))
+    x = numbers(2, 3, 5, 7)
+
+    def run(params, state=state):
+        return layer.apply(params, state, x)
+
+    with pytest.raises(ValueError, match=r"apply: params\['fc'\]\['bias'\]: .*nothing"):
+        run({**params, "fc": {"weight": params["fc"]["weight"]}})
+    with pytest.raises(ValueError, match=r"params\['fd'\]: expected no such name"):
+        run({**params, "fd": torch.ones(2)})
+    wrong = {**params["fc"], "weight": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match=r"\['weight'\]: .*\(2, 7\), got \(2, 3\)"):
+        run({**params, "fc": wrong})
+    with pytest.raises(TypeError, match=r"\['weight'\]: expected a tensor, got float"):
+        run({**params, "fc": {**params["fc"], "weight": 2.0}})
+    with pytest.raises(ValueError, match=r"params\['conv1'\]\['weight'\]: .*nothing"):
+        run(())
+    with pytest.raises(ValueError, match=r"apply: state\['bn1'\]\['running_mean'\]"):
+        run(params, ())
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"from_module: module: .*got Layer"):
+        fl.nn.from_module(fl.nn.linear(2, 3))
+    with pytest.raises(ValueError, match=r"got a lazy '0.weight'. Call the module"):
+        fl.nn.from_module(nn.Sequential(nn.LazyLinear(3)))
+    with pytest.raises(ValueError, match=r"names of buffers, got 'x'. .*\['count'\]"):
+        fl.nn.from_module(Counts("none"), state=["x"])
+    with pytest.raises(TypeError, match=r"sequence of names, .* Pass \['count'\]"):
+        fl.nn.from_module(Counts("none"), state="count")
+    module = nn.Linear(2, 3)
+    module.uncopied = (i for i in range(2))
+    with pytest.raises(TypeError, match=r"copy.deepcopy takes, got Linear"):
+        fl.nn.from_module(module)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(nn.GRU, "GRU"), (nn.LSTM, "LSTM"), (nn.RNN, "RNN")]
+)
+def test_fused_recurrence_under_vmap_is_refused(make, name):
+    layer, params, _ = fl.nn.from_module(make(5, 3))
+    x = torch.ones(2, 7, 5)
+    with pytest.raises(ValueError, match=rf"no fused nn.{name} under vmap.*{name}Cell"):
+        fl.vmap(lambda x: layer.apply(params, x)[0])(x)
+    layer, params, _ = fl.nn.from_module(make(5, 3, 2, dropout=0.3))
+    assert layer.apply(params, x)[0].shape == (2, 7, 3)
+    with pytest.raises(ValueError, match=rf"no dropout inside nn.{name}, got 0.3"):
+        layer.apply(params, x, train=True, key=fl.random.key(0))
