@@ -176,6 +176,16 @@ def test_vmap_over_samples_is_refused_in_training(shape):
         fl.vmap(lambda x: layer.apply(params, state, x, train=True))(numbers(shape, 1))
 
 
+def test_samples_of_each_model_of_a_population_are_refused():
+    layer, params, states, x = population()
+
+    def model(params, state, x):
+        return fl.vmap(lambda x: layer.apply(params, state, x, train=True)[0])(x)
+
+    with pytest.raises(ValueError, match=REFUSED):
+        fl.vmap(model)(params, states, x[:, :, None])
+
+
 def test_vmap_over_samples_evaluates_each():
     layer, params, state, module = prepare(1)
     x = numbers((2, 3, 7), 1)
@@ -220,8 +230,11 @@ def test_half_precision_takes_statistics_in_float32(dtype):
     # One unit in the last place, as the two round after another order of operations.
     torch.testing.assert_close(y, expected, rtol=torch.finfo(dtype).eps, atol=1e-3)
     close(state, dict(module.named_buffers()), rtol=1e-6)
-    y, same = layer.apply(tree.cast(params, dtype), tree.cast(state, dtype), x)
-    assert (y.dtype, same["running_mean"].dtype) == (dtype, dtype)
+    half = tree.cast((params, state), dtype)
+    for train in (False, True):
+        y, after = layer.apply(*half, x, train=train)
+        kinds = {name: leaf.dtype for name, leaf in after.items()}
+        assert (y.dtype, kinds) == (dtype, {k: v.dtype for k, v in half[1].items()})
 
 
 def test_state_begins_as_torch_has_it(device):
