@@ -181,7 +181,7 @@ def _transpose(
         if min(space) < 1 or min(result) < 1:
             raise ValueError(
                 f"nn.{name}: x: expected an input of which padding={cut} leaves "
-                f"something, got {tuple(x.shape)}. Use less padding."
+                f"something, got {tuple(x.shape)}. Use less padding or a larger input."
             )
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -175,7 +175,8 @@ def avg_pool3d(
 
     def mean(x: Tensor) -> Tensor:
         # torch's CPU kernel does not have the half precisions.
-        wide = x.float() if x.dtype in {torch.bfloat16, torch.float16} else x
+        half = x.dtype in {torch.bfloat16, torch.float16}
+        wide = x.float() if half and x.device.type == "cpu" else x
         return F.avg_pool3d(wide, *window, *options).to(x.dtype)
 
     return _pool("avg_pool3d", mean, window)

@@ -30,6 +30,8 @@ OPTIONS = {
     "dilation": {"dilation": (3, 1, 2)},
     "groups": {"groups": 3},
     "depthwise": {"groups": 6, "out_channels": 12},
+    "circular, once around": {"padding_mode": "circular", "padding": SPACE},
+    "reflect, to the end": {"padding_mode": "reflect", "padding": (4, 2, 6)},
     **{
         f"{mode}, {what}": {"padding_mode": mode, **options}
         for mode in MODES
@@ -217,6 +219,9 @@ UP_PARAMS = {"weight": CONV["weight"], "bias": torch.ones(3) / 5}
         (lambda: UP.apply(UP_PARAMS, PIXELS[:2, :1]), ValueError,
          r"nn.conv_transpose2d: x: .*padding=\(1, 1\) leaves .*got \(2, 1, 5\)"),
         (lambda: UP.apply(UP_PARAMS, PIXELS[:2, :0]), ValueError, r"got \(2, 0, 5\)"),
+        (lambda: nn.conv_transpose1d(2, 3, 5, bias=False).apply(
+            {"weight": torch.ones(2, 3, 5)}, PIXELS[:2, 0, :0]), ValueError,
+         r"nn.conv_transpose1d: x: .*got \(2, 0\). Use less padding or a"),
         (lambda: UP.apply(UP_PARAMS, PIXELS), ValueError, r"\(..., 2, height, width\)"),
         (lambda: UP.apply(CONV, PIXELS[:2]), ValueError,
          r"params\['bias'\]: expected a tensor of shape \(3,\), got \(2,\)"),
