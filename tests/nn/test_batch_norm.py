@@ -150,6 +150,22 @@ def test_a_population_is_a_loop_over_models():
     close(made, tree.stack([layer.init(key) for key in keys]))
 
 
+@pytest.mark.parametrize("mapped", ["params", "state"])
+def test_models_may_differ_in_params_or_in_state_alone(mapped):
+    layer, params, states, x = population()
+    trees = {"params": params, "state": states}
+    shared = {k: v if k == mapped else tree.unstack(v)[0] for k, v in trees.items()}
+    in_dims = tuple(0 if k == mapped else None for k in trees)
+
+    def step(params, state, x):
+        return layer.apply(params, state, x, train=True)
+
+    got = fl.vmap(step, (*in_dims, 0))(*shared.values(), x)
+    for i in range(2):
+        own = {k: tree.unstack(v)[i] if k == mapped else v for k, v in shared.items()}
+        close(tree.unstack(got)[i], step(*own.values(), x[i]))
+
+
 def over_samples(x, train=True):
     layer, params, state, _ = prepare(1)
 
@@ -242,6 +258,8 @@ def test_state_begins_as_torch_has_it(device):
     module = torch_nn.BatchNorm2d(3, device=device)
     params, state = layer.init(random.key(3, device=device))
     torch.testing.assert_close({**params, **state}, module.state_dict())
+    _, state = layer.init(torch.empty(2, dtype=torch.int32, device="meta"))
+    assert {leaf.device.type for leaf in state.values()} == {"meta"}
     assert nn.batch_norm(3, spatial_dims=2, affine=False).init(KEY)[0] == ()
     untracked = nn.batch_norm(3, spatial_dims=2, track_running_stats=False)
     assert untracked.init(KEY)[1] == ()
