@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules as people write them, for the tests of the bridge."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -51,6 +53,9 @@ class ResNet(nn.Module):
 class Language(nn.Module):
     """Tied embedding and head, position ids and a causal mask as buffers."""
 
+    ids: torch.Tensor
+    mask: torch.Tensor
+
     def __init__(self, dropout=0.0):
         super().__init__()
         self.encoder = nn.Embedding(11, 6)
@@ -69,7 +74,7 @@ class Language(nn.Module):
         return {"logits": self.decoder(y), "hidden": (y, [x])}
 
 
-def filled(module, seed=3):
+def filled(module: Any, seed: int = 3) -> Any:
     """The module with numbers other than 0 and 1 in all parameters, in float64."""
     generator = torch.Generator().manual_seed(seed)
     module = module.double()

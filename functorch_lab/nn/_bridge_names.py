@@ -9,22 +9,27 @@ from typing import Any
 from torch import Size, Tensor, nn
 
 
-def first_names(named: Iterable[tuple[str, Tensor]]) -> dict[str, list[str]]:
-    """All names of each tensor, by its first: a tied weight has one leaf."""
-    firsts: dict[int, str] = {}
-    names: dict[str, list[str]] = {}
-    for name, tensor in named:
-        first = firsts.setdefault(id(tensor), name)
-        names.setdefault(first, []).append(name)
-    return names
-
-
 def parameters(module: nn.Module) -> dict[str, list[str]]:
-    return first_names(module.named_parameters(remove_duplicate=False))
+    """All names of each parameter, by its first: a tied weight has one leaf."""
+    return _by_first(module, "_parameters")
 
 
 def buffers(module: nn.Module) -> dict[str, list[str]]:
-    return first_names(module.named_buffers(remove_duplicate=False))
+    return _by_first(module, "_buffers")
+
+
+def _by_first(module: nn.Module, own: str) -> dict[str, list[str]]:
+    firsts: dict[int, str] = {}
+    names: dict[str, list[str]] = {}
+    # A submodule in two places is met once: exchanged under both its names, a tensor
+    # would be put back as what it was exchanged for.
+    for outer, part in module.named_modules():
+        for last, tensor in getattr(part, own).items():
+            if tensor is not None:
+                name = f"{outer}.{last}" if outer else last
+                first = firsts.setdefault(id(tensor), name)
+                names.setdefault(first, []).append(name)
+    return names
 
 
 def nest(tensors: Mapping[str, Tensor]) -> Any:

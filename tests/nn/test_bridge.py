@@ -2,6 +2,9 @@
 """A bridged module computes what the module computes: the module is the oracle."""
 
 import copy
+import gc
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +14,11 @@ from torch.testing import assert_close
 import functorch_lab as fl
 from bridge_models import Language, ResNet, filled, numbers, weighted
 
-EXACT = {"rtol": 0, "atol": 0}
-CLOSE = {"rtol": 1e-12, "atol": 1e-13}
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 0}
+CLOSE: dict[str, Any] = {"rtol": 1e-12, "atol": 1e-13}
 
 
-def mlp():
+def mlp() -> Any:
     return filled(nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2)))
 
 
@@ -139,7 +142,7 @@ def test_batch_norm_over_several_steps(momentum):
         y, state = layer.apply(params, state, x, train=True)
         return weighted(y), state
 
-    first = state
+    first, x = state, numbers(7, 3, 7, 5)
     for step in range(4):
         x = numbers(7, 3, 7, 5, seed=step)
         grads, state = fl.grad(loss_fn, has_aux=True)(params, state, x)
@@ -155,6 +158,13 @@ def test_batch_norm_over_several_steps(momentum):
     assert_close(same, state, **EXACT)
 
 
+@pytest.fixture
+def no_inductor(monkeypatch):
+    """What is compiled, and how often, without the minutes that code takes."""
+    monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
+
+
+@pytest.mark.usefixtures("no_inductor")
 def test_a_resnet_compiled_once():
     module = filled(ResNet())
     layer, params, state = fl.nn.from_module(module)
@@ -258,6 +268,40 @@ def test_gradients_per_sample():
         assert_close(by_name(member), expected, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.usefixtures("no_inductor")
+def test_gradients_per_sample_compiled_with_dropout():
+    layer, params, _ = fl.nn.from_module(filled(Language(dropout=0.3)))
+
+    def loss_fn(params, tokens, key):
+        output = layer.apply(params, tokens[None], key=key, train=True)
+        return weighted(output["logits"])
+
+    per_sample = fl.vmap(fl.grad(loss_fn), (None, 0, 0))
+    jitted = fl.jit(per_sample)
+    for seed in range(2):
+        tokens = torch.tensor([[2, 3, 5], [7, 10, 4]]) - seed
+        keys = fl.random.split(fl.random.key(seed), 2)
+        got = jitted(params, tokens, keys)
+        expected = per_sample(params, tokens, keys)
+        assert_close(got, expected, rtol=1e-11, atol=1e-12)
+    assert jitted.traces == 1
+
+
+@pytest.mark.usefixtures("no_inductor")
+def test_evaluation_of_attention_takes_no_fused_path():
+    module = filled(nn.MultiheadAttention(6, 2, batch_first=True)).eval()
+    layer, params, _ = fl.nn.from_module(module)
+    x = numbers(2, 5, 6)
+
+    def of_sample(x):
+        return layer.apply(params, x[None], x[None], x[None])[0][0]
+
+    with torch.no_grad():
+        expected = module(x, x, x)[0]
+        assert_close(fl.vmap(of_sample)(x), expected, **CLOSE)
+        assert_close(fl.jit(fl.vmap(of_sample))(x), expected, **CLOSE)
+
+
 def test_spectral_norm_has_its_vectors_in_the_state():
     module = filled(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 7)))
     layer, params, state = fl.nn.from_module(module)
@@ -273,11 +317,56 @@ def test_spectral_norm_has_its_vectors_in_the_state():
     assert_close(layer.apply(params, state, x)[0], module(x), **CLOSE)
 
 
+def test_the_old_spectral_norm_and_instance_norm_too():
+    module = filled(
+        nn.Sequential(
+            nn.utils.spectral_norm(nn.Conv1d(5, 3, 2)),
+            nn.InstanceNorm1d(3, affine=True, track_running_stats=True),
+        )
+    )
+    layer, params, state = fl.nn.from_module(module)
+    assert sorted(by_name(state)) == sorted(n for n, _ in module.named_buffers())
+    for seed in range(2):
+        x = numbers(2, 5, 7, seed=seed)
+        y, state = layer.apply(params, state, x, train=True)
+        assert_close(y, module(x), **CLOSE)
+    assert_close(by_name(state), dict(module.named_buffers()), **CLOSE)
+
+
+def test_a_module_in_two_places_is_one():
+    shared = nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5))
+    module = filled(nn.Sequential(shared, nn.Tanh(), shared))
+    layer, params, state = fl.nn.from_module(module)
+    assert sorted(params) == sorted(state) == ["0"]
+    x = numbers(3, 5)
+    for _ in range(2):
+        y, state = layer.apply(params, state, x, train=True)
+        assert_close(y, module(x), **CLOSE)
+    assert_close(by_name(state), dict(module.named_buffers()), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["shared", "old weight_norm", "lstm"])
+def test_a_layer_keeps_nothing_of_a_call(name):
+    part = nn.Linear(5, 5)
+    made = {"shared": lambda: nn.Sequential(part, part)}
+    made |= {name: make for name, (make, _) in CASES.items()}
+    layer, params, _ = fl.nn.from_module(made[name]())
+    x = torch.ones(2, 5, dtype=fl.tree.leaves(params)[0].dtype)
+    params = fl.tree.map(torch.clone, params)
+    layer.apply(params, x)
+    fl.grad(lambda p: fl.tree.leaves(layer.apply(p, x))[0].sum())(params)
+    left = [weakref.ref(leaf) for leaf in fl.tree.leaves(params)]
+    del params
+    gc.collect()
+    assert [ref() for ref in left] == [None] * len(left)
+
+
 class Counts(nn.Module):
     def __init__(self, how):
         super().__init__()
         self.how = how
         self.calls = 3
+        self.count: Any
         self.register_buffer("count", torch.tensor(2.0))
 
     def forward(self, x):
@@ -354,14 +443,14 @@ def test_errors_name_the_leaf():
 
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"from_module: module: .*got Layer"):
-        fl.nn.from_module(fl.nn.linear(2, 3))
+        fl.nn.from_module(fl.nn.linear(2, 3))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"got a lazy '0.weight'. Call the module"):
         fl.nn.from_module(nn.Sequential(nn.LazyLinear(3)))
     with pytest.raises(ValueError, match=r"names of buffers, got 'x'. .*\['count'\]"):
         fl.nn.from_module(Counts("none"), state=["x"])
     with pytest.raises(TypeError, match=r"sequence of names, .* Pass \['count'\]"):
         fl.nn.from_module(Counts("none"), state="count")
-    module = nn.Linear(2, 3)
+    module: Any = nn.Linear(2, 3)
     module.uncopied = (i for i in range(2))
     with pytest.raises(TypeError, match=r"copy.deepcopy takes, got Linear"):
         fl.nn.from_module(module)

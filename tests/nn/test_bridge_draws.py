@@ -2,6 +2,7 @@
 """What a bridged module draws is a function of the key, with torch's distribution."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.testing import assert_close
 import functorch_lab as fl
 from bridge_models import Language, filled, numbers
 
-EXACT = {"rtol": 0, "atol": 0}
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 0}
 N = 40_000
 
 
@@ -127,11 +128,12 @@ def test_attention_with_dropout_is_torchs_but_for_the_mask(p):
     mask = numbers(5, 5) > -0.5
     mask[2] = False  # this query sees nothing
     key, value = key[:, :2], value[:, :2]
-    for options in (
+    cases: list[dict[str, Any]] = [
         {"attn_mask": mask},
         {"attn_mask": numbers(5, 5), "scale": 0.7},
         {"is_causal": True},
-    ):
+    ]
+    for options in cases:
         options |= {"enable_gqa": True}
 
         def attend(q, k, v, p=p, options=options):

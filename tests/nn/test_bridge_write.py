@@ -2,6 +2,7 @@
 """New parameters from a key, and the way back into a module."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 import functorch_lab as fl
 from bridge_models import Language, ResNet, filled, numbers, weighted
 
-EXACT = {"rtol": 0, "atol": 0}
+EXACT: dict[str, Any] = {"rtol": 0, "atol": 0}
 
 
 def test_load_into_writes_params_and_state():
@@ -83,6 +84,7 @@ def test_gradients_feed_an_optimizer_of_torch():
     def loss_fn(params):
         return weighted(layer.apply(params, tokens)["logits"])
 
+    grads: Any = ()
     for _ in range(3):
         grads = fl.grad(loss_fn)(fl.nn.from_module(ours).params)
         fl.nn.set_grads(ours, grads)
@@ -111,7 +113,7 @@ def test_set_grads_takes_holes_and_names_what_is_wrong():
     with pytest.raises(TypeError, match=r"grads\['weight'\]: expected torch.float32, "):
         fl.nn.set_grads(module, fl.tree.cast(grads, torch.float64))
     with pytest.raises(TypeError, match=r"set_grads: module: .*got tuple"):
-        fl.nn.set_grads((), grads)
+        fl.nn.set_grads((), grads)  # pyright: ignore[reportArgumentType]
 
 
 MODULES = {
