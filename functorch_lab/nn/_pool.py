@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from functorch_lab.nn import _checks, _space
+from functorch_lab.nn._pool_layer import pool_layer, window_of
 from functorch_lab.types import Layer
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
@@ -108,9 +108,11 @@ def avg_pool1d(
         >>> fl.nn.avg_pool1d(2).apply((), torch.tensor([[2.0, 5.0, 7.0, 3.0]]))
         tensor([[3.5000, 5.0000]])
     """
-    window = _window("avg_pool1d", 1, kernel_size, stride, padding)
+    window = window_of("avg_pool1d", 1, kernel_size, stride, padding)
     options = ceil_mode, count_include_pad
-    return _pool("avg_pool1d", lambda x: F.avg_pool1d(x, *window, *options), window)
+    return pool_layer(
+        "avg_pool1d", lambda x: F.avg_pool1d(x, *window, *options), window
+    )
 
 
 def avg_pool2d(
@@ -146,9 +148,11 @@ def avg_pool2d(
         >>> fl.nn.avg_pool2d(2).apply((), image)
         tensor([[[2.5000]]])
     """
-    window = _window("avg_pool2d", 2, kernel_size, stride, padding)
+    window = window_of("avg_pool2d", 2, kernel_size, stride, padding)
     options = ceil_mode, count_include_pad, _divisor("avg_pool2d", divisor_override)
-    return _pool("avg_pool2d", lambda x: F.avg_pool2d(x, *window, *options), window)
+    return pool_layer(
+        "avg_pool2d", lambda x: F.avg_pool2d(x, *window, *options), window
+    )
 
 
 def avg_pool3d(
@@ -162,7 +166,8 @@ def avg_pool3d(
 ) -> Layer:
     """The mean of each window: from `(..., C, D, H, W)` to `(..., C, D', H', W')`.
 
-    `avg_pool2d` says what the options mean and what is raised.
+    `avg_pool2d` says what the options mean and what is raised; volumes must be as large
+    as a window, padding left aside.
 
     Example:
         >>> import torch, functorch_lab as fl
@@ -170,7 +175,7 @@ def avg_pool3d(
         >>> fl.nn.avg_pool3d((1, 2, 2)).apply((), volume).flatten()
         tensor([1.5000, 5.5000])
     """
-    window = _window("avg_pool3d", 3, kernel_size, stride, padding)
+    window = window_of("avg_pool3d", 3, kernel_size, stride, padding)
     options = ceil_mode, count_include_pad, _divisor("avg_pool3d", divisor_override)
 
     def mean(x: Tensor) -> Tensor:
@@ -179,10 +184,8 @@ def avg_pool3d(
         wide = x.float() if half and x.device.type == "cpu" else x
         return F.avg_pool3d(wide, *window, *options).to(x.dtype)
 
-    return _pool("avg_pool3d", mean, window)
-
-
-_Window = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    # torch's kernel asks for volumes of the window's size, padding left aside.
+    return pool_layer("avg_pool3d", mean, window, padding_helps=False)
 
 
 def _max_pool(
@@ -194,57 +197,13 @@ def _max_pool(
     ceil_mode: bool,
 ) -> Layer:
     name = f"max_pool{rank}d"
-    window = _window(name, rank, kernel_size, stride, padding)
+    window = window_of(name, rank, kernel_size, stride, padding)
     gaps = _space.numbers(name, "dilation", dilation, rank)
     function = _MAX[rank]
-    return _pool(name, lambda x: function(x, *window, gaps, ceil_mode), window, gaps)
-
-
-def _window(
-    name: str,
-    rank: int,
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] | None,
-    padding: int | Sequence[int],
-) -> _Window:
-    """Kernel, stride and padding.
-
-    Raises:
-        ValueError: the padding is above half the kernel.
-    """
-    kernel = _space.numbers(name, "kernel_size", kernel_size, rank)
-    step = kernel if stride is None else _space.numbers(name, "stride", stride, rank)
-    pads = _space.numbers(name, "padding", padding, rank, minimum=0)
-    if any(2 * p > k for p, k in zip(pads, kernel, strict=True)):
-        raise ValueError(
-            f"nn.{name}: padding: expected at most half of kernel_size={kernel}, got "
-            f"{pads}. A window of padding alone has no value."
-        )
-    return kernel, step, pads
+    return pool_layer(
+        name, lambda x: function(x, *window, gaps, ceil_mode), window, gaps
+    )
 
 
 def _divisor(name: str, given: int | None) -> int | None:
     return None if given is None else _checks.size(name, "divisor_override", given)
-
-
-def _pool(
-    name: str,
-    function: Callable[[Tensor], Tensor],
-    window: _Window,
-    dilation: Sequence[int] | None = None,
-) -> Layer:
-    """A layer around a function of a batch."""
-    kernel, _, pads = window
-    rank = len(kernel)
-    reach = _space.reach_of(kernel, dilation or (1,) * rank)
-    totals = [2 * p for p in pads]
-
-    def apply(
-        params: Any, x: Tensor, *, key: Tensor | None = None, train: bool = False
-    ) -> Tensor:
-        _checks.no_params(name, params)
-        _space.check(name, x, rank)
-        _space.check_extent(name, x, reach, totals, _space.SMALLER_KERNEL)
-        return _space.over_space(function, x, rank)
-
-    return Layer(lambda key: (), apply)

@@ -90,16 +90,16 @@ def test_any_shape_of_integers(shape, dtype):
 
 @every_padding
 def test_init_is_that_of_torch(padding, device):
-    layer = nn.embedding(100, 70, padding_idx=padding)
-    module = torch_nn.Embedding(100, 70, padding_idx=padding)
+    layer = nn.embedding(1000, 70, padding_idx=padding)
+    module = torch_nn.Embedding(1000, 70, padding_idx=padding)
     torch.manual_seed(0)
     module.reset_parameters()
     weight = layer.init(random.key(3, device=device))["weight"]
-    assert (weight.shape, weight.dtype) == ((100, 70), torch.float32)
+    assert (weight.shape, weight.dtype) == ((1000, 70), torch.float32)
     assert weight.device.type == device.type
     same_distribution(weight.cpu(), module.weight.detach(), None)
     zero = (weight == 0).all(1).nonzero().flatten().tolist()
-    assert zero == ([] if padding is None else [padding % 100])
+    assert zero == ([] if padding is None else [padding % 1000])
 
 
 def test_an_initializer_replaces_the_default_but_at_the_padding():

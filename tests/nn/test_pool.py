@@ -25,6 +25,7 @@ BOTH = {
     "one number": {"kernel_size": 2},
     "stride": {"kernel_size": (2, 3, 3), "stride": (2, 1, 2)},
     "padding": {"kernel_size": 3, "stride": (2, 2, 3), "padding": (1, 0, 1)},
+    "as large as the padding allows": {"kernel_size": (9, 7, 13), "padding": (2, 2, 3)},
     "ceil": {"kernel_size": 2, "ceil_mode": True},
     "ceil, padding": {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
 }
@@ -55,6 +56,7 @@ OPTIONS = {
     "adaptive_avg_pool": ADAPTIVE,
     "adaptive_max_pool": ADAPTIVE,
 }
+LACKING = {"avg_pool1d, divisor", "avg_pool3d, as large as the padding allows"}
 MODULES = {
     "max_pool": "MaxPool",
     "avg_pool": "AvgPool",
@@ -90,7 +92,7 @@ CASES = {
     for name, table in OPTIONS.items()
     for rank in RANKS
     for what, options in table.items()
-    if (rank, what) != (1, "divisor")
+    if f"{name}{rank}d, {what}" not in LACKING
 }
 every_case = pytest.mark.parametrize("name", CASES)
 
@@ -164,6 +166,10 @@ PIXELS = torch.linspace(0, 255, 3 * 4 * 5).reshape(3, 4, 5)
          r"\(..., channels, depth, height, width\), got \(3, 4, 5\)"),
         (lambda: nn.max_pool2d(2, padding=1).apply((), PIXELS[:, :0]), ValueError,
          r"at least \(2, 2\) pixels with its padding, got \(3, 0, 5\)"),
+        (lambda: nn.max_pool1d(2, padding=1, dilation=3).apply((), PIXELS[..., :2]),
+         ValueError, r"max_pool1d: x: .* least \(3,\) elements, got .* Dilate less"),
+        (lambda: nn.avg_pool3d(3, padding=1).apply((), PIXELS[None, :2]), ValueError,
+         r"at least \(3, 3, 3\) voxels, got \(1, 2, 4, 5\). Use a smaller kernel.$"),
         (lambda: nn.avg_pool2d(2).apply((), PIXELS.long()), TypeError, "torch.int64"),
         (lambda: nn.avg_pool2d(2).apply({"weight": PIXELS}, PIXELS), ValueError,
          r"nn.avg_pool2d: params: expected \(\), got dict of length 1"),
