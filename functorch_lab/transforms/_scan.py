@@ -25,8 +25,7 @@ def scan(
 
     It is a Python loop: right under every transform, in each other, and under `jit` a
     graph that holds each step, so that compiling takes time in proportion to the
-    length. The cotangent of a step is freed after it; to keep only the carries for the
-    backward pass, scan over `checkpoint(f)`.
+    length. To keep only the carries for a backward pass, scan over `checkpoint(f)`.
 
     Args:
         f: one step, a pure function of the carry and of one element of `xs`.

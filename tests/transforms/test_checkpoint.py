@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -86,7 +87,8 @@ def test_nothing_changes_under_any_transform(transform):
 def test_nothing_changes_under_jit(name, monkeypatch):
     monkeypatch.setattr(_compile, "BACKEND", "eager")
     transform = TRANSFORMS[name]
-    same(fl.jit(transform(LIGHT))(W, X), transform(PLAIN)(W, X))
+    step: Callable[..., Any] = fl.jit(transform(LIGHT))
+    same(step(W, X), transform(PLAIN)(W, X))
 
 
 def counted(count):
