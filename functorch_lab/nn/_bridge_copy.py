@@ -6,16 +6,15 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 
 from functorch_lab.nn._bridge_draws import Draws, changed
+from functorch_lab.nn._bridge_pure import make_pure
 
 
 class Call(NamedTuple):
@@ -45,7 +44,7 @@ class Copy:
     ) -> None:
         self._inner = _copied(module, constants).train(train)
         for part in self._inner.modules():
-            _make_pure(part)
+            make_pure(part)
         self._forward = _Forward(self._inner, changing)
         self._reset = _Reset(self._inner)
 
@@ -174,52 +173,6 @@ def _copied(module: nn.Module, constants: Mapping[int, Tensor]) -> nn.Module:
             f"nn.from_module: module: expected one that copy.deepcopy takes, got "
             f"{type(module).__name__}: {error} Give what it holds a __deepcopy__."
         ) from error
-
-
-def _make_pure(part: nn.Module) -> None:
-    if type(part).forward is _BatchNorm.forward:
-        part.__class__ = _pure_class(type(part))
-    # The fused evaluation path does not compile, and pads with nested tensors. Under
-    # the mode torch does not take it, but Dynamo does.
-    if isinstance(part, nn.TransformerEncoderLayer):
-        part.activation_relu_or_gelu = 0
-    if isinstance(part, nn.TransformerEncoder):
-        part.use_nested_tensor = False
-        part.enable_nested_tensor = False
-
-
-@cache
-def _pure_class(of: type) -> type:
-    return type(of.__name__, (_PureBatchNorm, of), {})
-
-
-class _PureBatchNorm(_BatchNorm):
-    """Batch norm that replaces its statistics instead of writing to them.
-
-    In place, a batch under vmap could not be written to statistics without one.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        mean, var = self.running_mean, self.running_var
-        count = self.num_batches_tracked
-        if not self.training or mean is None or var is None:
-            return super().forward(input)
-        self._check_input_dim(input)
-        output = F.batch_norm(
-            input, None, None, self.weight, self.bias, True, 0.0, self.eps
-        )
-        if not self.track_running_stats:
-            return output
-        axes = [axis for axis in range(input.ndim) if axis != 1]
-        batch_var, batch_mean = torch.var_mean(input.detach(), axes)
-        share: Any = self.momentum
-        if count is not None:
-            self.num_batches_tracked = count + 1
-        if share is None:
-            share = 0.0 if count is None else 1 / (count + 1).to(mean.dtype)
-        self.running_mean = share * batch_mean.to(mean.dtype) + (1 - share) * mean
-        self.running_var = share * batch_var.to(var.dtype) + (1 - share) * var
-        return output
 
 
 @contextlib.contextmanager

@@ -53,8 +53,8 @@ class Draws(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _WRITES:
-            self._refuse_writes(args)
+        for tensor in _written(name, args, kwargs):
+            self._refuse_constant(tensor)
         if name in RULES:
             return RULES[name](self.key, func, *args, **kwargs)
         if name in _OPENED:
@@ -66,11 +66,10 @@ class Draws(TorchFunctionMode):
             return getattr(args[0], name)(*args[1:], **kwargs)
         return func(*args, **kwargs)
 
-    def _refuse_writes(self, written: Any) -> None:
+    def _refuse_constant(self, written: Any) -> None:
         for name, constant in self._constants.items():
-            for tensor in written[:1]:
-                if tensor is constant:
-                    raise ValueError(changed(name))
+            if written is constant:
+                raise ValueError(changed(name))
 
 
 def changed(name: str) -> str:
@@ -84,11 +83,32 @@ def changed(name: str) -> str:
 
 _WRITES = {name for name in dir(Tensor) if name.endswith("_") and name[0] != "_"}
 _WRITES |= {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+_STATISTICS = {"batch_norm", "instance_norm"}
 _METHODS = {n for n, f in vars(Tensor).items() if isinstance(f, FunctionType)}
+
+
+def _written(name: str, args: Any, kwargs: Any) -> Any:
+    """The arguments that a function writes to."""
+    if name in _WRITES:
+        return args[:1]
+    if name in _STATISTICS:
+        trains = kwargs.get("training", False) or kwargs.get("use_input_stats", False)
+        named = (kwargs.get("running_mean"), kwargs.get("running_var"))
+        return (*args[1:3], *named) if trains else ()
+    return (kwargs["out"],) if "out" in kwargs else ()
 
 
 def _never(*tensors: Any) -> bool:
     return False
+
+
+def _check_padding(mask: Tensor, sources: int, samples: int) -> None:
+    if mask.shape != (samples, sources):
+        raise ValueError(
+            f"nn.from_module.apply: key_padding_mask: expected shape "
+            f"{(samples, sources)}, got {tuple(mask.shape)}. Give one entry for each "
+            "position of each sample."
+        )
 
 
 def _opened(function: Any) -> Any:
@@ -97,6 +117,7 @@ def _opened(function: Any) -> Any:
     scope = {k: v for k, v in function.__globals__.items() if k != "__name__"}
     asks = ("", "_unary", "_variadic")
     scope |= {f"has_torch_function{suffix}": _never for suffix in asks}
+    scope["_check_key_padding_mask"] = _check_padding  # torch's does not compile
     copy = FunctionType(
         function.__code__,
         scope,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
@@ -188,6 +189,26 @@ def test_a_resnet_compiled_once():
     assert step.traces == 1
 
 
+@pytest.mark.usefixtures("no_inductor")
+def test_batch_norm_of_batches_side_by_side():
+    # In place, statistics without an axis could not take those of many batches, and
+    # an average over all steps would read the count from the device.
+    module = filled(nn.Sequential(nn.BatchNorm2d(3, momentum=None), nn.Tanh()))
+    layer, params, state = fl.nn.from_module(module)
+    _, state = layer.apply(params, state, numbers(2, 3, 5, 7, seed=2), train=True)
+    batches = numbers(5, 2, 3, 5, 7)
+
+    def run(x):
+        return layer.apply(params, state, x, train=True)
+
+    y, after = fl.jit(fl.vmap(run))(batches)
+    for i, x in enumerate(batches):
+        fl.nn.load_into(module, params, state)
+        assert_close(y[i], module(x).detach(), **CLOSE)
+        member = fl.tree.map(lambda s, i=i: s[i], after)
+        assert_close(by_name(member), dict(module.named_buffers()), **CLOSE)
+
+
 def test_tied_weights_are_one_leaf_and_buffers_are_constants():
     module = filled(Language()).eval()
     layer, params, state = fl.nn.from_module(module)
@@ -302,6 +323,26 @@ def test_evaluation_of_attention_takes_no_fused_path():
         assert_close(fl.jit(fl.vmap(of_sample))(x), expected, **CLOSE)
 
 
+@pytest.mark.usefixtures("no_inductor")
+def test_evaluation_of_an_encoder_takes_no_fused_path():
+    part = nn.TransformerEncoderLayer(6, 2, 10, 0.0, batch_first=True)
+    module = filled(nn.TransformerEncoder(part, 2))
+    layer, params, _ = fl.nn.from_module(module)
+    x = numbers(2, 5, 6)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    expected = module(x, src_key_padding_mask=padding).detach()
+
+    def of_sample(x, padding):
+        return layer.apply(params, x[None], src_key_padding_mask=padding[None])[0]
+
+    with torch.no_grad():
+        got = fl.jit(fl.vmap(of_sample))(x, padding)
+        # The fused path sets padded positions to 0.
+        assert_close(got, expected, **CLOSE)
+    with pytest.raises(ValueError, match=r"key_padding_mask: .*\(1, 5\), got \(1, 3\)"):
+        of_sample(x[0], padding[0, :3])
+
+
 def test_spectral_norm_has_its_vectors_in_the_state():
     module = filled(nn.utils.parametrizations.spectral_norm(nn.Linear(5, 7)))
     layer, params, state = fl.nn.from_module(module)
@@ -374,6 +415,8 @@ class Counts(nn.Module):
             self.count += 5
         elif self.how == "method":
             self.count.mul_(3)
+        elif self.how == "out":
+            torch.add(self.count, 5, out=self.count)
         elif self.how == "another":
             self.count = self.count + 5
         elif self.how == "python":
@@ -382,7 +425,8 @@ class Counts(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("how", "after"), [("in place", 7.0), ("method", 6.0), ("another", 7.0)]
+    ("how", "after"),
+    [("in place", 7.0), ("method", 6.0), ("out", 7.0), ("another", 7.0)],
 )
 def test_a_buffer_that_changes_is_named(how, after):
     x = torch.tensor([2.0, 3.0])
@@ -401,6 +445,34 @@ def test_a_buffer_that_changes_is_named(how, after):
     assert_close(end, {"0": {"count": torch.tensor(after)}}, **EXACT)
     assert_close(state, {"0": {"count": torch.tensor(2.0)}}, **EXACT)
     assert_close(layer.apply(params, state, x)[0], y, **EXACT)
+
+
+class Statistics(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.register_buffer("mean", torch.zeros(2))
+        self.register_buffer("var", torch.ones(2))
+
+    def forward(self, x):
+        return self.function(x, self.mean, self.var)
+
+
+def test_statistics_written_by_a_function_are_named_too():
+    x = numbers(3, 2, 5).float()
+    for function in (
+        lambda *args: F.batch_norm(*args, training=True),
+        F.instance_norm,
+    ):
+        module = Statistics(function)
+        with pytest.raises(ValueError, match=r"writes to it. Pass state=\['mean'\]"):
+            fl.nn.from_module(module).layer.apply((), x)
+        layer, _, state = fl.nn.from_module(module, state=["mean", "var"])
+        y, state = layer.apply((), state, x)
+        assert_close(y, module(x), **CLOSE)
+        assert_close(state, dict(module.named_buffers()), **EXACT)
+    module = Statistics(F.batch_norm)
+    assert_close(fl.nn.from_module(module).layer.apply((), x), module(x), **EXACT)
 
 
 def test_a_module_that_counts_in_python_is_refused():
