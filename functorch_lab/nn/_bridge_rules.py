@@ -167,8 +167,8 @@ def _refused(new_key: NewKey, func: Any, *args: Any, **options: Any) -> Any:
 
 def _recurrent(new_key: NewKey, func: Any, *args: Any, **options: Any) -> Any:
     """The fused nn.RNN, nn.GRU and nn.LSTM: what they cannot do is refused."""
-    packed = isinstance(args[2], Tensor)  # (data, batch_sizes, ...), not (input, hx)
-    packed = packed and isinstance(args[3], list | tuple)
+    # (data, batch_sizes, hx, weights, bias, ...), or (input, hx, weights, bias, ...)
+    packed = isinstance(args[3], list | tuple)
     dropout, train = args[6:8] if packed else args[5:7]
     name = "LSTM" if func.__name__ == "lstm" else func.__name__[:3].upper()
     if dropout and train:

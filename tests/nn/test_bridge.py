@@ -536,7 +536,12 @@ def test_fused_recurrence_under_vmap_is_refused(make, name):
     x = torch.ones(2, 7, 5)
     with pytest.raises(ValueError, match=rf"no fused nn.{name} under vmap.*{name}Cell"):
         fl.vmap(lambda x: layer.apply(params, x)[0])(x)
-    layer, params, _ = fl.nn.from_module(make(5, 3, 2, dropout=0.3))
-    assert layer.apply(params, x)[0].shape == (2, 7, 3)
-    with pytest.raises(ValueError, match=rf"no dropout inside nn.{name}, got 0.3"):
-        layer.apply(params, x, train=True, key=fl.random.key(0))
+    module = make(5, 3, 2, dropout=0.3)
+    layer, params, _ = fl.nn.from_module(module)
+    lengths = torch.tensor([7, 3])
+    packed = nn.utils.rnn.pack_padded_sequence(x.transpose(0, 1), lengths)
+    for given in (x, packed):
+        got = layer.apply(params, given)[0]
+        assert_close(got, module.eval()(given)[0])
+        with pytest.raises(ValueError, match=rf"no dropout inside nn.{name}, got 0.3"):
+            layer.apply(params, given, train=True, key=fl.random.key(0))
