@@ -394,8 +394,8 @@ def test_a_layer_keeps_nothing_of_a_call(name):
     layer, params, _ = fl.nn.from_module(made[name]())
     x = torch.ones(2, 5, dtype=fl.tree.leaves(params)[0].dtype)
     params = fl.tree.map(torch.clone, params)
-    layer.apply(params, x)
     fl.grad(lambda p: fl.tree.leaves(layer.apply(p, x))[0].sum())(params)
+    layer.apply(params, x)
     left = [weakref.ref(leaf) for leaf in fl.tree.leaves(params)]
     del params
     gc.collect()
@@ -407,6 +407,7 @@ class Counts(nn.Module):
         super().__init__()
         self.how = how
         self.calls = 3
+        self._private = 4
         self.count: Any
         self.register_buffer("count", torch.tensor(2.0))
 
@@ -421,6 +422,9 @@ class Counts(nn.Module):
             self.count = self.count + 5
         elif self.how == "python":
             self.calls += 1
+        elif self.how == "private":
+            self._private += 1
+            return x * self._private
         return x * self.count
 
 
@@ -440,11 +444,14 @@ def test_a_buffer_that_changes_is_named(how, after):
     layer, params, state = fl.nn.from_module(
         nn.Sequential(Counts(how)), state=["0.count"]
     )
+    begin = fl.tree.copy(state)
     y, end = layer.apply(params, state, x)
     assert_close(y, x * after, **EXACT)
     assert_close(end, {"0": {"count": torch.tensor(after)}}, **EXACT)
     assert_close(state, {"0": {"count": torch.tensor(2.0)}}, **EXACT)
     assert_close(layer.apply(params, state, x)[0], y, **EXACT)
+    state["0"]["count"].add_(3)  # the caller's, not the layer's
+    assert_close(layer.init(fl.random.key(0)), ((), begin), **EXACT)
 
 
 class Statistics(nn.Module):
@@ -480,6 +487,12 @@ def test_a_module_that_counts_in_python_is_refused():
     for _ in range(2):  # the first call left nothing behind
         with pytest.raises(TypeError, match=r"no Python state .*\['Counts.calls'\]"):
             layer.apply(params, torch.ones(2))
+
+
+def test_what_a_call_leaves_in_private_attributes_is_taken_back():
+    layer, params, _ = fl.nn.from_module(Counts("private"))
+    for _ in range(2):
+        assert_close(layer.apply(params, torch.ones(2)), torch.full((2,), 5.0), **EXACT)
 
 
 def test_an_error_inside_leaves_the_layer_as_it_was():
