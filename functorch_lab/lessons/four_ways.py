@@ -90,9 +90,9 @@ print(f"w = {by_hand[0]:.6f}, b = {by_hand[1]:.6f}, loss {loss_at(*by_hand):.6f}
 #
 # ## Second way: the gradient by `fl.grad`
 #
-# You write the loss; `fl.grad` finds the derivatives. `torch.from_numpy` makes a tensor
-# of an array, with the same numbers in float64. Indexed with the order of all steps,
-# the six points become all batches at once.
+# You write the loss; `fl.grad` finds the derivatives. Indexed with the order of all
+# steps, the six points become all batches at once. `x_all.new_tensor(1.0)` makes a
+# tensor of the dtype of `x_all`, here float64, and on its device; `new_ones` does too.
 
 # %%
 x_all, y_all = torch.from_numpy(x), torch.from_numpy(y)
@@ -207,8 +207,8 @@ by_model = params
 # %%
 results = {
     "by hand": by_hand,
-    "fl.grad": np.array([by_grad["w"], by_grad["b"]]),
-    "optimizer": np.array([by_optimizer["w"], by_optimizer["b"]]),
+    "fl.grad": np.array([by_grad["w"].item(), by_grad["b"].item()]),
+    "optimizer": np.array([by_optimizer["w"].item(), by_optimizer["b"].item()]),
     "model": np.array([by_model["weight"].item(), by_model["bias"].item()]),
 }
 for name, (w, b) in results.items():
@@ -320,7 +320,7 @@ for w, b in [(1.0, 1.0), (2.0, 1.0), (1.5, 1.3)]:
     tree = {"w": x_all.new_tensor(w), "b": x_all.new_tensor(b)}
     expected = fl.grad(absolute_loss)(tree, x_all, y_all)
     found = absolute_gradient(w, b, x, y)
-    assert np.allclose(found, (expected["w"], expected["b"])), (
+    assert np.allclose(found, [expected["w"].item(), expected["b"].item()]), (
         f"exercise 1: at {w}, {b}: each sample counts by the sign of its residual"
     )
 print(f"exercise 1: at w = 1.5, b = 1.3: {found[0]:.4f} and {found[1]:.4f}")
