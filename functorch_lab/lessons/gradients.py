@@ -458,7 +458,7 @@ def taylor(f, a, n):
 # %% tags=["check"]
 found = taylor(lambda x: 2 + 3 * x + 5 * x**3, torch.tensor(0.0), 4)
 expected = torch.tensor([2.0, 3.0, 0.0, 5.0, 0.0])
-assert torch.allclose(found, expected), "exercise 3: a polynomial is its own"
+assert torch.allclose(found, expected), "exercise 3: 2, 3, 0, 5, 0: divide by k!"
 found = taylor(torch.exp, torch.tensor(0.0), 5)
-assert torch.allclose(found.sum(), torch.tensor(163 / 60)), "exercise 3: divide by k!"
+assert torch.allclose(found.sum(), torch.tensor(163 / 60)), "exercise 3: cₖ is 1 / k!"
 print(f"exercise 3: e is about {found.sum():.4f}, from {len(found)} coefficients")
