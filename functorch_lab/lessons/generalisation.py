@@ -227,9 +227,9 @@ fig.savefig("width_and_samples.png")
 
 # %% [markdown]
 # The two errors approach the floor from below and from above. Ten samples per parameter
-# are enough here, and six would do: the rule is careful. Further down you meet a network
-# that does well with less than one: what counts is not the number of parameters but
-# what training makes of them. Let the validation samples decide.
+# are enough here, and six would do: the rule is careful. Further down a network does
+# well with less than one: what counts is not the number of parameters but what training
+# makes of them. Let the validation samples decide.
 #
 # ## Stop in time
 #
@@ -502,7 +502,7 @@ for name in ["precision", "recall"]:
     print(f"{name:9}", " ".join(f"{v:.2f}" for v in by_hand[name].tolist()))
 
 fig, ax = plt.subplots(figsize=(7, 4.2))
-ax.imshow(confusion.cpu(), cmap="Blues", vmax=20)
+ax.imshow(confusion.tolist(), cmap="Blues", vmax=20)
 for i, j in confusion.nonzero().tolist():
     count, colour = int(confusion[i, j]), "white" if i == j else "black"
     ax.text(j, i, str(count), ha="center", va="center", color=colour, fontsize=9)
@@ -549,7 +549,7 @@ fig, axes = plt.subplots(5, 9, figsize=(7, 4.3))
 for row, (name, change) in zip(axes, changes.items(), strict=True):
     changed = fl.vmap(change, in_dims=(0, None))(keys, x_few[2])
     for ax, image in zip(row, [x_few[2], *changed], strict=True):
-        ax.imshow(image[0].cpu(), cmap="gray_r", vmin=-0.25, vmax=1.25)
+        ax.imshow(image[0].tolist(), cmap="gray_r", vmin=-0.25, vmax=1.25)
         ax.set(xticks=[], yticks=[])
     row[0].set_ylabel(name, rotation=0, ha="right", va="center")
 axes[0, 0].set_title("original")
