@@ -163,7 +163,7 @@ for i, width in enumerate(widths):
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.8), sharey=True)
 grid = torch.linspace(-1, 1, 201)
 for ax, width in zip(axes, [1, 4, 32], strict=True):
-    at = widths.index(width) * repeats + 4
+    at = widths.index(width) * repeats + 8
     params = fl.tree.map(lambda leaf, at=at: leaf[at], networks)
     ax.plot(grid.tolist(), curve(grid).tolist(), "--", color="0.5", label="the curve")
     ax.plot(grid.tolist(), predict(params, width, grid).tolist(), label="network")
@@ -257,7 +257,7 @@ def evaluate(state):
 
 
 optimizer, params = fl.optim.adam(lr=0.03), start(fl.random.key(1), 32)
-at = 6 * repeats + 4  # the samples of the figure above
+at = 6 * repeats + 8  # the samples of the figure above
 step = fl.train.make_step(lambda p, x, y: error(p, 32, few, x, y), optimizer)
 state = fl.train.init(params, optimizer, key=fl.random.key(0))
 options = {"evaluate": evaluate, "callbacks": [keep_best], "progress": False}
@@ -275,6 +275,8 @@ for name, label in [("loss", "training error"), ("error", "validation error")]:
     ax.plot(epochs, [row[name] for row in history.epochs], label=label)
 ax.plot(best["epoch"], best["error"], "k*", markersize=10, label="kept")
 ax.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
+ax.set(yticks=ticks[1:], yticklabels=ticks[1:])
+ax.minorticks_off()
 ax.legend(ncols=3)
 fig.savefig("early_stopping.png")
 
