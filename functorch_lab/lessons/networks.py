@@ -352,8 +352,8 @@ for width in widths:
 left.set(xlabel="x", ylabel="y", title="The best of five trained networks")
 left.set_ylim(-1.1, 3.3)
 left.legend(fontsize=8, ncols=2, loc="upper center")
-for i in range(5):
-    right.loglog(widths, [errors[width][i] for width in widths], "o", color="C5", ms=4)
+each = [(width, error) for width in widths for error in errors[width]]
+right.loglog(*zip(*each, strict=True), "o", color="C5", ms=4, label="trained, each")
 medians = [errors[width][2] for width in widths]
 right.loglog(widths, medians, color="C0", label="trained, median")
 right.loglog(widths, list(constructed.values()), "s--", color="C1", label="constructed")
