@@ -96,29 +96,6 @@ def test_errors_part_with_the_width_and_meet_with_the_samples(
     assert printed("320 samples, 12.8 per parameter")
 
 
-@pytest.mark.parametrize("n", [20, 100])
-def test_what_ten_samples_per_parameter_cost_a_linear_model(n: int) -> None:
-    generator = np.random.default_rng(n)
-    seen, new = [], []
-    for _ in range(400):
-        x, w = generator.standard_normal((n, 10)), generator.standard_normal(10)
-        y = x @ w + generator.standard_normal(n)
-        found = np.linalg.lstsq(x, y, rcond=None)[0]
-        seen.append(np.mean((x @ found - y) ** 2))
-        new.append(1 + np.sum((found - w) ** 2))
-    assert np.mean(seen) == pytest.approx(1 - 10 / n, rel=0.05)
-    assert np.mean(new) == pytest.approx(1 + 10 / (n - 11), rel=0.15)
-    row = f"{1 - 10 / n:.2f}", f"{1 + 10 / (n - 11):.2f}"
-    line = next(
-        line.split()
-        for line in run("generalisation").printed.splitlines()
-        if line.split()[:1] == [f"{n / 10}"] and len(line.split()) == 5
-    )
-    assert (line[2], line[4]) == row
-    assert float(line[1]) == pytest.approx(1 - 10 / n, rel=0.05)
-    assert float(line[3]) == pytest.approx(1 + 10 / (n - 11), rel=0.15)
-
-
 def test_early_stopping_keeps_the_lowest_and_waits_for_its_patience(
     lesson: dict[str, Any],
 ) -> None:
@@ -186,8 +163,8 @@ def test_dropout_keeps_the_mean(lesson: dict[str, Any]) -> None:
 def test_dropout_lowers_the_loss(lesson: dict[str, Any]) -> None:
     results = lesson["dropout_results"]
     losses = [float(loss.mean()) for loss, _ in results.values()]
-    assert losses[0] > losses[1] > losses[2]
-    (_, without), (_, with_) = results[0.0], results[0.25]
+    assert losses[0] > losses[1]
+    (_, without), (_, with_) = results[0.0], results[0.5]
     gain = float(with_.mean() - without.mean())
     assert 0 < gain < 2 * float(with_.std())
 
