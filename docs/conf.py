@@ -34,6 +34,7 @@ napoleon_custom_sections = ["Source"]
 
 # A lesson's page is its notebook, executed here; unchanged ones come from a cache.
 nb_execution_mode = "cache"
+nb_execution_in_temp = True  # the figures that a lesson saves go nowhere else
 # Small tensors gain nothing from threads, and wait for them where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 nb_execution_timeout = 120
