@@ -32,9 +32,11 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
 
-# A lesson's page is its notebook, executed here. Unchanged files keep their place in the
-# cache of executed notebooks.
+# A lesson's page is its notebook, executed here; unchanged ones come from a cache.
 nb_execution_mode = "cache"
+nb_execution_in_temp = True  # the figures that a lesson saves go nowhere else
+# Small tensors gain nothing from threads, and wait for them where cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_code_prompt_show = "Show the solution"

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from functorch_lab.lessons._files import notebook, path
 
 
@@ -65,6 +67,9 @@ def run(name: str, folder: str | Path = ".") -> dict[str, Any]:
             "module. Install it with: pip install 'functorch-lab[lab]'"
         ) from error
     mpl.use("Agg")
+    threads = torch.get_num_threads()
+    # Small tensors gain nothing from threads, and wait for them where cores are shared.
+    torch.set_num_threads(1)
     # A real module, since compiled code looks up the one that it comes from.
     module = ModuleType(f"lesson_{name}")
     module.__file__ = str(file)
@@ -82,6 +87,7 @@ def run(name: str, folder: str | Path = ".") -> dict[str, Any]:
                 exec(compile(above + cell.source, str(file), "exec"), vars(module))
         finally:
             pyplot.close("all")
+            torch.set_num_threads(threads)
     return vars(module)
 
 

@@ -37,7 +37,7 @@ print(f"mean of the squares {first:.4f}, half {first / 2:.4f}, sum {6 * first:.4
 
 # %% [markdown]
 # Courses call each of these three "the loss". They have their minimum at the same
-# place; their gradients differ by a constant factor, and so do the learning rates that
+# params; their gradients differ by a constant factor, and so do the learning rates that
 # suit them. Here the loss is the mean.
 #
 # ## One order for all
@@ -90,9 +90,9 @@ print(f"w = {by_hand[0]:.6f}, b = {by_hand[1]:.6f}, loss {loss_at(*by_hand):.6f}
 #
 # ## Second way: the gradient by `fl.grad`
 #
-# You write the loss; `fl.grad` finds the derivatives. `torch.from_numpy` makes a tensor
-# of an array, with the same numbers in float64. Indexed with the order of all steps,
-# the six points become all batches at once.
+# You write the loss; `fl.grad` finds the derivatives. Indexed with the order of all
+# steps, the six points become all batches at once. `x_all.new_tensor(1.0)` makes a
+# tensor of the dtype of `x_all`, here float64, and on its device; `new_ones` does too.
 
 # %%
 x_all, y_all = torch.from_numpy(x), torch.from_numpy(y)
@@ -116,12 +116,12 @@ print(f"w = {by_grad['w']:.6f}, b = {by_grad['b']:.6f}")
 # %% [markdown]
 # ## Third way: the step by an optimizer
 #
-# The step itself, `p - lr * g`, is one rule among many; a later lesson compares them.
-# A rule of this kind is an **optimizer**: a pair of functions.
+# The step itself, `p - lr * g`, is one rule among many; lesson 8 compares them. A rule
+# of this kind is an *optimizer*: a pair of functions.
 #
-# - `init(params)` returns the optimizer's **state**, a tree of what it has to remember
+# - `init(params)` returns the optimizer's *state*, a tree of what it has to remember
 #   between two steps.
-# - `update(grads, state)` returns the **updates**, a tree to be added to the params,
+# - `update(grads, state)` returns the *updates*, a tree to be added to the params,
 #   and the next state.
 #
 # Neither changes anything in place. `fl.optim.sgd` is the rule that you know (its
@@ -154,22 +154,26 @@ print(f"w = {by_optimizer['w']:.6f}, b = {by_optimizer['b']:.6f}, step {state.st
 #
 # ## Fourth way: a data set, a loader and a model
 #
-# Real data do not fit into one array. A `Dataset` is anything that knows its length
-# and returns one sample for an index; it may read a file only then. A `DataLoader`
-# asks a sampler for the order, gets the samples, and stacks them to batches.
+# Real data often do not fit into one array. A `Dataset` is anything that knows its
+# length and returns one sample for an index; it may read a file only then. A
+# `DataLoader` asks a sampler for the order, gets the samples, and stacks them to
+# batches.
 #
-# The line becomes a **model**: a pair of functions too. `init(key)` returns random
+# The line becomes a *model*: a pair of functions too. `init(key)` returns random
 # params, `apply(params, x)` returns predictions. `fl.nn.linear(1, 1)` maps one number
 # per sample to one number, so a batch of two has the shape (2, 1).
 
 
 # %%
 class Points(Dataset):
+    def __init__(self, x, y):
+        self.x, self.y = x.reshape(-1, 1), y.reshape(-1, 1)  # (6, 1) each
+
     def __len__(self):
-        return len(x_all)
+        return len(self.x)
 
     def __getitem__(self, index):
-        return x_all[index, None], y_all[index, None]  # (1,) each
+        return self.x[index], self.y[index]  # (1,) each
 
 
 model = fl.nn.linear(1, 1)
@@ -183,7 +187,8 @@ for name, leaf in model.init(fl.random.key(0)).items():
     print(f"{name:7} of shape {tuple(leaf.shape)}")
 
 start_model = {"weight": x_all.new_ones(1, 1), "bias": x_all.new_ones(1)}
-loader = DataLoader(Points(), batch_size=batch_size, sampler=make_sampler())
+data = Points(x_all, y_all)
+loader = DataLoader(data, batch_size=batch_size, sampler=make_sampler())
 gradient = fl.grad(model_loss)
 params, state = start_model, optimizer.init(start_model)
 for _ in range(epochs):
@@ -202,8 +207,8 @@ by_model = params
 # %%
 results = {
     "by hand": by_hand,
-    "fl.grad": np.array([by_grad["w"], by_grad["b"]]),
-    "optimizer": np.array([by_optimizer["w"], by_optimizer["b"]]),
+    "fl.grad": np.array([by_grad["w"].item(), by_grad["b"].item()]),
+    "optimizer": np.array([by_optimizer["w"].item(), by_optimizer["b"].item()]),
     "model": np.array([by_model["weight"].item(), by_model["bias"].item()]),
 }
 for name, (w, b) in results.items():
@@ -223,6 +228,7 @@ for name, (w, b) in results.items():
 table = np.stack([x, np.ones_like(x)], axis=1)  # (6, 2)
 best = np.linalg.lstsq(table, y, rcond=None)[0]
 print(f"least squares   w {best[0]:.6f}  b {best[1]:.6f}  loss {loss_at(*best):.6f}")
+w, b = by_hand
 print(f"12000 steps     w {w:.6f}  b {b:.6f}  loss {loss_at(w, b):.6f}")
 distances = np.linalg.norm(path - best, axis=1)
 for epoch in [0, 100, 1000, 2000, 4000]:
@@ -272,7 +278,7 @@ fig.savefig("path.png")
 # | `optimizer.update`, `fl.optim.apply_updates` | `optimizer.step()` |
 # | `Dataset`, sampler, `DataLoader` | the same ones |
 #
-# The first 400 epochs are enough for the comparison: `path` holds the params after
+# The first 100 epochs are enough for the comparison: `path` holds the params after
 # every epoch.
 
 # %%
@@ -280,16 +286,16 @@ module = torch.nn.Linear(1, 1, dtype=torch.float64, device=x_all.device)
 torch.nn.init.ones_(module.weight)
 torch.nn.init.ones_(module.bias)
 sgd = torch.optim.SGD(module.parameters(), lr=lr)
-loader = DataLoader(Points(), batch_size=batch_size, sampler=make_sampler())
-for _ in range(400):
+loader = DataLoader(data, batch_size=batch_size, sampler=make_sampler())
+for _ in range(100):
     for x_batch, y_batch in loader:
         sgd.zero_grad()
         torch.nn.functional.mse_loss(module(x_batch), y_batch).backward()
         sgd.step()
 classic = np.array([module.weight.item(), module.bias.item()])
-print(f"classic, epoch 400  w {classic[0]:.12f}  b {classic[1]:.12f}")
-print(f"here, epoch 400     w {path[400, 0]:.12f}  b {path[400, 1]:.12f}")
-assert np.allclose(classic, path[400], rtol=0, atol=1e-12)
+print(f"classic, epoch 100  w {classic[0]:.12f}  b {classic[1]:.12f}")
+print(f"here, epoch 100     w {path[100, 0]:.12f}  b {path[100, 1]:.12f}")
+assert np.allclose(classic, path[100], rtol=0, atol=1e-12)
 
 # %% [markdown]
 # ## Exercises
@@ -314,7 +320,7 @@ for w, b in [(1.0, 1.0), (2.0, 1.0), (1.5, 1.3)]:
     tree = {"w": x_all.new_tensor(w), "b": x_all.new_tensor(b)}
     expected = fl.grad(absolute_loss)(tree, x_all, y_all)
     found = absolute_gradient(w, b, x, y)
-    assert np.allclose(found, (expected["w"], expected["b"])), (
+    assert np.allclose(found, [expected["w"].item(), expected["b"].item()]), (
         f"exercise 1: at {w}, {b}: each sample counts by the sign of its residual"
     )
 print(f"exercise 1: at w = 1.5, b = 1.3: {found[0]:.4f} and {found[1]:.4f}")
@@ -377,7 +383,6 @@ assert np.allclose(full_batch(0.01, 1), (1.005919, 1.009633)), (
     "exercise 3: one step at lr 0.01 from (1, 1) goes elsewhere"
 )
 end = np.linalg.norm(full_batch(lr, 12000) - best)
-assert end < distances[-1] / 10
 assert np.linalg.norm(full_batch(fast_lr, 500) - best) < 1e-9, (
     "exercise 3: try a larger fast_lr, or a smaller one if it diverges"
 )
@@ -386,11 +391,12 @@ print(
 )
 
 # %% [markdown]
-# **4.** How large is the cloud? Draw 200 orders and run them all at once. Write
-# `walk(indices)`: it gets the order of one run, whole numbers of shape (steps, 2),
-# starts **at the least squares**, takes one step for each row, and returns the last
-# `w` and `b` as one tensor of shape (2,). `fl.vmap(walk)` runs it for many orders; the
-# params of all runs take each step together.
+# **4.** How large is the cloud? Draw 200 orders and run them all at once, with the
+# larger lr 0.05, so that 200 epochs are enough to fill it. Write `walk(indices)`: it
+# gets the order of one run, whole numbers of shape (steps, 2), starts *at the least
+# squares*, takes one step for each row, and returns the last `w` and `b` as one tensor
+# of shape (2,). `fl.vmap(walk)` runs it for many orders; the params of all runs take
+# each step together.
 
 
 # %% tags=["solution"]
@@ -398,7 +404,7 @@ def walk(indices):
     params = {"w": x_all.new_tensor(best[0]), "b": x_all.new_tensor(best[1])}
     for batch in indices:
         grads = fl.grad(loss)(params, x_all[batch], y_all[batch])
-        params = fl.tree.map(lambda p, g: p - lr * g, params, grads)
+        params = fl.tree.map(lambda p, g: p - 0.05 * g, params, grads)
     return torch.stack([params["w"], params["b"]])
 
 
@@ -410,8 +416,9 @@ assert ends.shape == (200, 2), "exercise 4: walk must return a tensor of shape (
 assert torch.allclose(ends[7], walk(orders.reshape(200, 600, 2)[7])), (
     "exercise 4: one run alone must end where it ends among the others"
 )
-offsets = ends - torch.from_numpy(best)
-spread = offsets.square().sum(dim=1).mean().sqrt()
-assert 0 < spread < 0.01, "exercise 4: start at the least squares and use lr 0.01"
-centre = offsets.mean(dim=0).norm()
-print(f"exercise 4: spread of the ends {spread:.5f}, their centre off by {centre:.5f}")
+centre = ends.mean(dim=0)
+spread = (ends - centre).square().sum(dim=1).mean().sqrt()
+off = (centre - torch.from_numpy(best)).norm()
+assert 0.0005 < spread < 0.003, "exercise 4: take one step of lr 0.05 for each row"
+assert off < spread, "exercise 4: start at the least squares"
+print(f"exercise 4: spread of the ends {spread:.5f}, their centre off by {off:.5f}")

@@ -137,9 +137,9 @@ for h in (1.0, 0.1, 0.01, 1e-4, 1e-6, 1e-8):
 # As `h` shrinks the slope comes closer to 4, as it should: from school, x² has the
 # derivative 2x. Then it goes astray, and ends at 0. A large step measures the curve,
 # not its tangent. A tiny one drowns in the rounding: with seven digits, 2 + 1e-8 is 2.
-# The best step lies in between, it is another one for each function, and nobody tells
-# you. Draw it. (`torch.linspace` makes equally spaced numbers, `torch.logspace` powers
-# of ten with equally spaced exponents, and `torch.stack` one tensor of a list of them.)
+# The best step lies in between, and is another one for each function. Draw it.
+# (`torch.linspace` makes equally spaced numbers, `torch.logspace` powers of ten with
+# equally spaced exponents, and `torch.stack` one tensor of a list of them.)
 
 # %%
 x = torch.linspace(0, 4, 61)
@@ -419,7 +419,8 @@ print("exercise 1: the tangent of x³ at 2 has at 3 the height", line(two + 1).i
 
 # %% [markdown]
 # **2.** Where is a function 0? Follow its tangent down to 0, go there, and repeat.
-# Write `roots(f, starts, steps)`, which takes so many steps from all starts at once.
+# Write `roots(f, starts, steps)`, which takes so many steps from all entries of the
+# tensor `starts` at once, and returns where they end.
 
 
 # %% tags=["solution"]
@@ -457,7 +458,7 @@ def taylor(f, a, n):
 # %% tags=["check"]
 found = taylor(lambda x: 2 + 3 * x + 5 * x**3, torch.tensor(0.0), 4)
 expected = torch.tensor([2.0, 3.0, 0.0, 5.0, 0.0])
-assert torch.allclose(found, expected), "exercise 3: a polynomial is its own"
+assert torch.allclose(found, expected), "exercise 3: 2, 3, 0, 5, 0: divide by k!"
 found = taylor(torch.exp, torch.tensor(0.0), 5)
-assert torch.allclose(found.sum(), torch.tensor(163 / 60)), "exercise 3: divide by k!"
+assert torch.allclose(found.sum(), torch.tensor(163 / 60)), "exercise 3: cₖ is 1 / k!"
 print(f"exercise 3: e is about {found.sum():.4f}, from {len(found)} coefficients")

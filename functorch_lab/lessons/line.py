@@ -26,7 +26,8 @@ plt.style.use("functorch_lab.lessons.figures")
 # gives the same numbers. `torch.rand(n)` draws `n` numbers between 0 and 1; they are
 # then stretched so that the smallest becomes -2 and the largest 2.
 # `torch.normal(means, sigmas)` draws the noise, normally distributed, with one mean and
-# one spread for each point; `torch.zeros(n)` and `torch.ones(n)` hold `n` zeros, ones.
+# one standard deviation for each point; `torch.zeros(n)` and `torch.ones(n)` are `n`
+# zeros and `n` ones.
 
 # %%
 sigma = 1.3
@@ -41,27 +42,27 @@ def points(seed, n):
 
 
 x, y = points(seed=0, n=160)
-x_val, y_val = points(seed=1, n=20)
+x_valid, y_valid = points(seed=1, n=20)
 x_test, y_test = points(seed=2, n=20)
 # The same stream goes on: two more numbers, between -1 and 1, are kept for later.
 first_w, first_b = torch.rand(()) * 2 - 1, torch.rand(()) * 2 - 1
 
-sets = {"training": (x, y), "validation": (x_val, y_val), "test": (x_test, y_test)}
+sets = {"training": (x, y), "validation": (x_valid, y_valid), "test": (x_test, y_test)}
 for name, (xs, ys) in sets.items():
     print(f"{name:10} {len(xs):3} points, y from {ys.min():.2f} to {ys.max():.2f}")
 
 # %% [markdown]
-# There are three sets because there are three questions. The **training** points
-# decide the line. The **validation** points are never used for a step; while you work
-# they tell you whether the line also fits points that it has not seen. The **test**
+# There are three sets because there are three questions. The *training* points
+# decide the line. The *validation* points are never used for a step; while you work
+# they tell you whether the line also fits points that it has not seen. The *test*
 # points are looked at once, at the end.
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(7, 2.8), sharey=True)
-ends = torch.tensor([-2.0, 2.0])
+ends = [-2, 2]
 for ax, (name, (xs, ys)) in zip(axes, sets.items(), strict=True):
-    ax.scatter(xs, ys, s=12, alpha=0.7)
-    ax.plot(ends, 3 * ends + 2, color="C1")
+    ax.scatter(xs.tolist(), ys.tolist(), s=12, alpha=0.7)
+    ax.plot(ends, [3 * end + 2 for end in ends], color="C1")
     ax.set(title=f"{len(xs)} {name} points", xlabel="x")
 axes[0].set_ylabel("y")
 axes[0].text(-2, 7.6, "y = 3 x + 2", color="C1", fontsize=9)
@@ -70,10 +71,9 @@ fig.savefig("data.png")
 # %% [markdown]
 # ## The model is a tree and a function
 #
-# A line has two numbers, the slope `w` and the intercept `b`. They are the **params**,
-# and here they are a dict of two tensors. Such a dict is the simplest **tree**: a
-# container (dict, list, tuple) of tensors, called its leaves, or of containers again,
-# to any depth. A function turns params and inputs into predictions.
+# A line has two numbers, the slope `w` and the intercept `b`. They are the *params*,
+# here a dict of two tensors: a tree, whose tensors are its *leaves*. A function turns
+# params and inputs into predictions.
 #
 # Nobody knows the right params before training, so they start anywhere: at the two
 # random numbers kept from above. What you do to one tensor, `fl.tree.map` does to every
@@ -99,9 +99,9 @@ print(f"prediction at x = 1: {predict(start, torch.tensor(1.0)):.4f}")
 #
 # ## The loss before training
 #
-# How far off are all predictions? The **mean squared error** (MSE) says it in one
-# number: take the differences, square them, average. The **loss** is the error of the
-# predictions, as a function of the params, the inputs and the targets.
+# How far off are all predictions? The *mean squared error* (MSE) says it in one
+# number: take the differences, square them, average. The *loss* is the error of the
+# predictions, as a function of the params, the inputs `x` and the targets `y`.
 
 
 # %%
@@ -122,14 +122,14 @@ print(f" {loss(other, x, y):17.4f}")
 # %% [markdown]
 # Both lines run, and both numbers look like a loss. A widely used exercise prints the
 # first by mistake, with the inputs where the predictions belong. To notice it, try
-# other params: a loss that does not move with them has the gradient zero, and cannot
+# other params: a loss that does not move with them has the gradient zero, and can't
 # train them.
 #
 # ## One step
 #
 # The gradient of the loss has the form of the params: one number for `w`, one for `b`.
-# It points where the loss grows fastest, so a step goes the other way; the **learning
-# rate**, `lr`, sets how far. `fl.tree.map` also takes several trees of one form, and
+# It points where the loss grows fastest, so a step goes the other way; the *learning
+# rate*, `lr`, sets how far. `fl.tree.map` also takes several trees of one form, and
 # hands their leaves to the function side by side.
 
 # %%
@@ -143,8 +143,8 @@ print(f"loss {loss(start, x, y):.4f} -> {loss(stepped, x, y):.4f}")
 # %% [markdown]
 # ## Ten steps
 #
-# Training is this step, repeated, here with all training points at each step (a **full
-# batch**). `fl.value_and_grad` returns the loss beside its gradient. The loop has a
+# Training is this step, repeated, here with all training points at each step (a *full
+# batch*). `fl.value_and_grad` returns the loss beside its gradient. The loop has a
 # guard, which stops it when the loss is no longer a finite number; a later section
 # says why. Nothing is overwritten, so the loop can keep the params of all steps, and
 # the validation losses can be computed afterwards.
@@ -158,7 +158,7 @@ def descend(params, x, y, *, lr, steps):
         if not math.isfinite(value):
             print(f"stopped: the loss is {value} after step {step} with lr {lr}.")
             print("The losses before it:", ", ".join(f"{v:.1e}" for v in losses[-3:]))
-            print("They grow with every step: take a smaller lr.")
+            print("If they grow with every step, take a smaller lr.")
             break
         path.append(params)
         losses.append(value.item())
@@ -167,12 +167,12 @@ def descend(params, x, y, *, lr, steps):
 
 
 path, losses = descend(start, x, y, lr=0.5, steps=10)
-val_losses = [loss(params, x_val, y_val).item() for params in path]
+valid_losses = [loss(params, x_valid, y_valid).item() for params in path]
 params = path[-1]
 print("step        w        b   training   validation")
 for step, p in enumerate(path):
     print(f"{step:4} {p['w']:8.4f} {p['b']:8.4f}", end="")
-    print(f" {losses[step]:10.4f} {val_losses[step]:12.4f}")
+    print(f" {losses[step]:10.4f} {valid_losses[step]:12.4f}")
 
 true_params = {"w": torch.tensor(3.0), "b": torch.tensor(2.0)}
 print(f"on average the noise alone has a loss of {sigma**2:.2f}")
@@ -183,7 +183,7 @@ for name, xy in sets.items():
 # %% [markdown]
 # - `w` jumps over its goal and back, each time by less. The section on the learning
 #   rate says why.
-# - The loss does not go to zero: a line cannot follow the noise. A small set has more
+# - The loss does not go to zero: a line can't follow the noise. A small set has more
 #   or less noise than the average, by chance.
 # - On the training points the fitted line is better than the true one. It has to be:
 #   it comes from exactly these points. Elsewhere it may be better or worse, and here it
@@ -192,13 +192,14 @@ for name, xy in sets.items():
 
 # %%
 fig, (left, right) = plt.subplots(1, 2)
-left.scatter(x, y, s=10, alpha=0.4, color="C6")
+left.scatter(x.tolist(), y.tolist(), s=10, alpha=0.4, color="C6")
 for step, color in [(0, "C3"), (1, "C4"), (2, "C5"), (10, "C0")]:
-    left.plot(ends, predict(path[step], ends), color=color, label=f"step {step}")
+    heights = predict(path[step], torch.tensor(ends)).tolist()
+    left.plot(ends, heights, color=color, label=f"step {step}")
 left.set(xlabel="x", ylabel="y", title="The line after some steps", ylim=(-11.5, 11.5))
 left.legend(loc="lower right")
 right.plot(losses, marker="o", label="training")
-right.plot(val_losses, marker="s", label="validation")
+right.plot(valid_losses, marker="s", label="validation")
 right.set(xlabel="step", ylabel="loss", title="The loss after each step", ylim=(1, 3.3))
 right.legend()
 fig.savefig("training.png")
@@ -207,14 +208,14 @@ fig.savefig("training.png")
 # ## The answer without a step
 #
 # At the lowest point of the loss its gradient is zero. For a line this gives two linear
-# equations with two unknowns, the **normal equations**:
+# equations with two unknowns, the *normal equations*:
 #
 # - the derivative by `w`: `mean(x²) w + mean(x) b = mean(x y)`
 # - the derivative by `b`: `mean(x) w + b = mean(y)`
 #
-# `torch.linalg.solve` solves them; `torch.stack` puts tensors side by side.
-# `LinearRegression` of scikit-learn does the same behind one call. It wants a table
-# with a column for each kind of input, here one.
+# `torch.linalg.solve` solves them. `LinearRegression` of scikit-learn does the same
+# behind one call. It wants a table of NumPy with a column for each kind of input, here
+# one (`.reshape` arranges the same numbers in another shape).
 
 
 # %%
@@ -226,7 +227,7 @@ def best_line(x, y):
 
 
 best = best_line(x, y)
-sklearn_line = LinearRegression().fit(x.reshape(160, 1).numpy(), y.numpy())
+sklearn_line = LinearRegression().fit(x.reshape(160, 1).cpu().numpy(), y.cpu().numpy())
 show("ten steps", params)
 show("normal equations", best)
 show("scikit-learn", {"w": sklearn_line.coef_[0], "b": sklearn_line.intercept_})
@@ -238,7 +239,7 @@ print(f"lowest loss: {loss(best, x, y):.4f}")
 #
 # ## One minimum, two surfaces
 #
-# Draw the loss over all `(w, b)` and you see a bowl, the **loss surface**. The data
+# Draw the loss over all `(w, b)` and you see a bowl, the *loss surface*. The data
 # shape it. To see this, slide every point along the fitted line: `x` grows by 3 and `y`
 # by `3 w`. Each point keeps its distance from the line, so the best line and the
 # lowest loss stay what they were. But they are now hard to reach.
@@ -254,8 +255,8 @@ for step in [10, 100, 1000]:
     show(f"lr 0.08, step {step}", slow_path[step])
 
 # %% [markdown]
-# `torch.linspace` makes evenly spaced numbers, `torch.meshgrid` all pairs of two rows
-# of them, and `fl.vmap` computes the loss of all pairs at once.
+# `fl.vmap` computes the loss of all points of a grid at once. It maps over one axis, so
+# the tables of the grid go in as one row (`.flatten`), and the losses come out as one.
 
 # %%
 ws, bs = torch.linspace(-1.5, 7.5, 91), torch.linspace(-2.5, 6.5, 91)
@@ -269,15 +270,18 @@ def surface(x, y):
 
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.9), sharey=True)
 levels = [1.5, 3, 6, 12, 25, 50, 100, 200]
+thin = {"colors": "0.4", "linewidths": 1}
 for ax, title, xs, ys, walked in [
     (axes[0], "x from -2 to 2: lr 0.5, 10 steps", x, y, path),
     (axes[1], "x from 1 to 5: lr 0.08, 100 steps", x_moved, y_moved, slow_path[:101]),
 ]:
-    lines = ax.contour(ws, bs, surface(xs, ys), levels, colors="0.4", linewidths=1)
+    heights = surface(xs, ys).tolist()
+    lines = ax.contour(grid_w.tolist(), grid_b.tolist(), heights, levels, **thin)
     ax.clabel(lines, fmt="%g", fontsize=8)
-    walked_w, walked_b = [p["w"] for p in walked], [p["b"] for p in walked]
+    walked_w = [p["w"].item() for p in walked]
+    walked_b = [p["b"].item() for p in walked]
     ax.plot(walked_w, walked_b, "o-", color="C1", markersize=3, linewidth=1)
-    ax.plot(best["w"], best["b"], "*", color="C6", markersize=12)
+    ax.plot(best["w"].item(), best["b"].item(), "*", color="C6", markersize=12)
     ax.set(title=title, xlabel="w")
 axes[0].set_ylabel("b")
 fig.savefig("surfaces.png")
@@ -292,15 +296,16 @@ fig.savefig("surfaces.png")
 # ## How large may the learning rate be?
 #
 # Look at one direction. At the distance `d` from the minimum the loss of a bowl is
-# `c d² / 2` above the lowest. The slope is `c d`, and `c`, the **curvature**, is how
+# `c d² / 2` above the lowest. The slope is `c d`, and `c`, the *curvature*, is how
 # fast the slope changes. A step turns `d` into `d - lr c d = (1 - lr c) d`. The
 # distance shrinks if the factor `1 - lr c` lies between -1 and 1, that is for
 # `lr < 2 / c`. A negative factor jumps over the minimum.
 #
 # A surface over two numbers has a curvature in every direction. `fl.hessian` returns
-# all second derivatives, here a table of 2 by 2, the **Hessian**. The smallest and
-# largest curvature of all directions are its **eigenvalues**, which
-# `torch.linalg.eigvalsh` computes. The largest one sets the limit.
+# all second derivatives, here a table of 2 by 2, the *Hessian*; that of a bowl is the
+# same everywhere, so take it at zero. The smallest and largest curvature of all
+# directions are its *eigenvalues*, which `torch.linalg.eigvalsh` computes. The largest
+# one sets the limit.
 
 
 # %%
@@ -315,7 +320,8 @@ for name, xy in [("first data", (x, y)), ("moved data", (x_moved, y_moved))]:
     small, large = curvatures(*xy)
     print(f"{name}: curvatures {small:.4f} to {large:.4f}, limit {2 / large:.4f}")
 limit = 2 / curvatures(x, y)[1]
-print(f"first data, lr 0.5: factors {1 - 0.5 * curvatures(x, y)}")
+flat, steep = (1 - 0.5 * curvatures(x, y)).tolist()
+print(f"first data, lr 0.5: factors {flat:.4f} and {steep:.4f}")
 
 # %% [markdown]
 # The negative factor, of the direction with the largest curvature, is the zigzag of the
@@ -339,8 +345,8 @@ _, moved_losses = descend(start, x_moved, y_moved, lr=0.5, steps=100)
 
 # %%
 fig, ax = plt.subplots()
-for rate, losses in runs.items():
-    ax.semilogy(losses[:41], label=f"lr {rate}")
+for rate, rate_losses in runs.items():
+    ax.semilogy(rate_losses[:41], label=f"lr {rate}")
 ax.set(xlabel="step", ylabel="loss (log scale)", ylim=(0.8, 1e5))
 ax.set_title(f"Below the limit of {limit:.3f} the loss falls, above it grows")
 ax.legend(loc="upper right", ncols=2)
@@ -409,7 +415,7 @@ show(f"exercise 1: lr {half_lr},", found)
 # %% [markdown]
 # **2.** Make the ravine round. Write `centred_fit(x, y)`: subtract the mean of `x` from
 # `x`, take 20 steps of gradient descent at lr 0.5 from `start`, and return the params
-# of the line **for the `x` that was given**: `w` stays, `b` has to be moved back.
+# of the line *for the `x` that was given*: `w` stays, `b` has to be moved back.
 
 
 # %% tags=["solution"]
@@ -431,7 +437,7 @@ show("exercise 2: found", found)
 # **3.** Use the Hessian for more than a limit. One step of *Newton's method* goes from
 # the params `θ` to `θ - H⁻¹ g`, with the gradient `g` and the Hessian `H`. Where the
 # loss is a bowl it arrives at once, without a learning rate. Write
-# `newton_step(loss, params, x, y)` for params of **any** form. `fl.tree.ravel(params)`
+# `newton_step(loss, params, x, y)` for params of *any* form. `fl.tree.ravel(params)`
 # returns the leaves joined to one vector, and a function that turns such a vector into
 # a tree again; `torch.linalg.solve(H, g)` is `H⁻¹ g`.
 

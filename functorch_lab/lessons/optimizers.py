@@ -21,7 +21,7 @@ plt.style.use("functorch_lab.lessons.figures")
 # %% [markdown]
 # ## Four surfaces
 #
-# The loss of a network has thousands of parameters and cannot be drawn. A loss of two
+# The loss of a network has thousands of parameters and can't be drawn. A loss of two
 # parameters can: it is a landscape, and training is a walk downhill. Here `point` holds
 # both parameters, a tensor of shape (2,). The four landscapes each have one difficulty:
 #
@@ -82,7 +82,7 @@ fig, axes = plt.subplots(2, 2, figsize=(7, 6.8))
 for ax, surface in zip(axes.flat, levels, strict=True):
     lines = draw_contours(ax, surface)
     ax.clabel(lines, fontsize=8, colors="black")
-    ax.set_title(surface.__name__.replace("_", " "))
+    ax.set_title(surface.__name__.replace("_", " ").capitalize())
 fig.supxlabel("first parameter", fontsize=10)
 fig.supylabel("second parameter", fontsize=10)
 fig.savefig("surfaces.png")
@@ -115,8 +115,8 @@ for ax, lr in zip(axes, [0.004, 0.07, 0.082], strict=True):
     path = descend(ravine, fl.optim.sgd(lr=lr), start, exact)
     draw_contours(ax, ravine)
     ax.plot(*path.cpu().T, ".-", color="C1", linewidth=1)
-    ax.set(title=f"lr = {lr}", xlabel="first parameter")
-    print(f"lr {lr:<5}  loss after {steps} steps {ravine(path[-1]):8.4f}")
+    ax.set(title=f"Learning rate {lr}", xlabel="first parameter")
+    print(f"lr {lr:<5}  loss after {steps} steps {ravine(path[-1]):8.3g}")
 axes[0].set_ylabel("second parameter")
 fig.savefig("rates.png")
 
@@ -125,11 +125,10 @@ fig.savefig("rates.png")
 # jumps across the ravine to a place that is higher than the last: the run diverges. In
 # between it zigzags down.
 #
-# For a parabola `c x² / 2` you can work this out. The gradient is `c x`, so a step of
-# gradient descent multiplies `x` by `1 - lr c`. The run converges while that factor is
-# between -1 and 1, which is while `lr` is below `2 / c`. Across the ravine `c` is 25.
-# Along it `c` is 1, and there the same `lr` makes slow progress. The steepest direction
-# sets the limit, the flattest one the time.
+# Lesson 2 worked this out: in a direction of curvature `c`, a step of gradient descent
+# multiplies the distance by `1 - lr c`, and the run converges while `lr` is below
+# `2 / c`. Across the ravine `c` is 25. Along it `c` is 1, and there the same `lr` makes
+# slow progress. The steepest direction sets the limit, the flattest one the time.
 
 # %%
 lr = 0.07
@@ -166,7 +165,8 @@ print("one path:", tuple(alone.shape), " all paths at once:", tuple(together.sha
 # by the factor `momentum`. What points one way and then the other cancels out, as it
 # does across a ravine. What points the same way each time adds up. The state begins as
 # `fl.tree.zeros_like(params)`, a zero for each parameter; `fl.tree.scale` multiplies
-# every leaf of a tree by a number.
+# every leaf by a number. `fl.types.GradientTransformation(init, update)` is the pair:
+# its parts are `optimizer.init` and `optimizer.update`.
 
 
 # %%
@@ -257,9 +257,8 @@ for name, optimizer in mine.items():
 #
 # The learning rate of one method is useless for another. A fair comparison gives each
 # its own: of many rates the smallest one that ends within 0.001 of the lowest loss.
-# `lr` may be a tensor, so `fl.vmap` runs all learning rates at once as well: one
-# `fl.vmap` maps over starting points, another one over rates. RMSProp gets a smaller
-# `alpha`, that is a shorter memory, which makes its first steps shorter.
+# `lr` may be a tensor, so one `fl.vmap` maps over the starting points and another one
+# over the rates. RMSProp gets a smaller `alpha`: a shorter memory, shorter first steps.
 
 # %%
 methods = {
@@ -302,7 +301,8 @@ fig, axes = plt.subplots(1, 2, figsize=(7, 3.7))
 for ax, surface in zip(axes, [ravine, rosenbrock], strict=True):
     for method in methods:
         ax.plot(rates.cpu(), losses[surface, method].cpu(), ".-", label=method)
-    ax.set(xscale="log", yscale="log", title=surface.__name__, xlabel="learning rate")
+    ax.set(xscale="log", yscale="log", title=surface.__name__.capitalize())
+    ax.set_xlabel("learning rate")
 axes[0].set(ylim=(1e-7, 1e2), ylabel=f"mean loss after {steps} steps")
 axes[1].set(ylim=(1, 1e3))
 fig.legend(*axes[0].get_legend_handles_labels(), ncols=3, loc="outside lower center")
@@ -330,7 +330,7 @@ def draw_paths(surface):
         for path in paths[surface, method][index].cpu():
             ax.plot(*path.T, ".-", linewidth=1, markersize=3)
             ax.plot(*path[0], "ko", markersize=4)
-        ax.set_title(f"{method}, lr = {rates[index]:g}")
+        ax.set_title(f"{method[0].upper()}{method[1:]}, lr = {rates[index]:g}")
     fig.supxlabel("first parameter", fontsize=10)
     fig.supylabel("second parameter", fontsize=10)
     return fig
@@ -411,15 +411,15 @@ fig.legend(ncols=5, loc="outside lower center", columnspacing=1, handlelength=1.
 fig.savefig("decay.png")
 
 # %% [markdown]
-# All the decaying rates begin as fast as the large constant one and end far lower.
-# Which decay is the best depends on the problem; it is one more thing to try.
+# The decaying rates begin as fast as the large constant one, and end about as low as
+# the small one or lower. Which decay is the best depends on the problem.
 #
 # ## A large batch in small parts
 #
 # A larger batch has less noise, but may not fit into memory. The gradient of a mean is
 # the mean of the gradients. So you take the gradients of equal parts of the batch, one
 # part after the other, average them, and make one update: *gradient accumulation*. The
-# result is that of the large batch, up to rounding.
+# result is that of the large batch, up to rounding. (`fl.tree.add` adds two trees.)
 
 
 # %%
@@ -504,7 +504,7 @@ assert torch.allclose(*same, rtol=1e-3, atol=1e-3)
 #
 # A trace knows shapes, so the shapes must stay the same: points of another shape mean a
 # new trace and a new wait. It does not know values. A number such as `momentum` may
-# change from call to call, and an `if` on the value of a tensor cannot be traced. Keep
+# change from call to call, and an `if` on the value of a tensor can't be traced. Keep
 # `print` out of the function, too: the program has only its operations on tensors.
 #
 # With `fl.jit(step, donate_argnums=(0, 1))` you *donate* the old points and velocity:
@@ -521,7 +521,7 @@ for ax, factor in zip(axes, [0.0, 0.9], strict=True):
     print(f"momentum {factor}  loss below 0.01 from {share:4.0%} of the points")
     draw_contours(ax, rosenbrock)
     ax.plot(*ends.cpu().T, "o", color="C1", alpha=0.3)
-    ax.set(title=f"momentum {factor}", xlabel="first parameter")
+    ax.set(title=f"Momentum {factor}", xlabel="first parameter")
 axes[0].set_ylabel("second parameter")
 fig.savefig("ends.png")
 print("traces of the step so far:", fast_step.traces)

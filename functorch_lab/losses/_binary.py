@@ -36,6 +36,6 @@ def binary_cross_entropy_with_logits(logits: Tensor, target: Tensor) -> Tensor:
     _check.same_shape(name, logits=logits, target=target)
     # Both terms are computed, instead of `softplus(logits) - target * logits`, whose
     # difference loses the digits of a small loss. `logsigmoid` would start all threads
-    # for any size. Above the threshold, softplus(x) is x to the last digit of a float64.
+    # for any size. Above the threshold softplus(x) is x, even for a float64.
     if_0, if_1 = softplus(logits, threshold=40), softplus(-logits, threshold=40)
     return target * if_1 + (1 - target) * if_0

@@ -20,6 +20,7 @@ from functorch_lab.transforms._flat import (
     paths,
     require_callable,
     unflatten,
+    wraps,
 )
 from functorch_lab.transforms._grad import grad, split_aux
 from functorch_lab.transforms._select import Argnums, Selection, checked_argnums
@@ -271,7 +272,7 @@ def _jacobian(
     require_callable(where, fn)
     numbers = checked_argnums(where, argnums)
 
-    @functools.wraps(fn)
+    @wraps(fn)
     def jacobian_fn(*args: Any, **kwargs: Any) -> Any:
         selection = Selection(where, args, numbers)
         flat = _FlatFunction(where, fn, selection.bind(fn, kwargs), has_aux)

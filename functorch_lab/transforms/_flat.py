@@ -6,6 +6,8 @@ Unlike elsewhere `None` is a leaf here: an argument may be left out.
 
 from __future__ import annotations
 
+import functools
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,6 +47,17 @@ def map_tensors(function: Callable[[Tensor], Any], tree: Tree) -> Tree:
 
 def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
+
+
+def wraps(function: Callable[..., Any]) -> Callable[[Any], Any]:
+    """`functools.wraps` for whatever can be called.
+
+    What a partial or an object with `__call__` keeps in its `__dict__` is its own
+    state, not the wrapper's; Dynamo moreover finds no `__dict__` in a partial.
+    """
+    is_plain = isinstance(function, types.FunctionType)
+    updated = functools.WRAPPER_UPDATES if is_plain else ()
+    return functools.wraps(function, updated=updated)
 
 
 def kind_of(value: object) -> str:

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from functorch_lab.transforms._engine import value_and_gradients
-from functorch_lab.transforms._flat import kind_of, name_of, require_callable
+from functorch_lab.transforms._flat import kind_of, name_of, require_callable, wraps
 from functorch_lab.transforms._select import Argnums, Selection, checked_argnums
 
 
@@ -47,7 +46,7 @@ def grad(
     require_callable("grad", fn)
     numbers = checked_argnums("grad", argnums)
 
-    @functools.wraps(fn)
+    @wraps(fn)
     def grad_fn(*args: Any, **kwargs: Any) -> Any:
         _, aux, gradients = _value_aux_grads("grad", fn, numbers, has_aux, args, kwargs)
         return (gradients, aux) if has_aux else gradients
@@ -83,7 +82,7 @@ def value_and_grad(
     require_callable("value_and_grad", fn)
     numbers = checked_argnums("value_and_grad", argnums)
 
-    @functools.wraps(fn)
+    @wraps(fn)
     def value_and_grad_fn(*args: Any, **kwargs: Any) -> Any:
         value, aux, gradients = _value_aux_grads(
             "value_and_grad", fn, numbers, has_aux, args, kwargs

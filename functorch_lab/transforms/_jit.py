@@ -21,6 +21,7 @@ from functorch_lab.transforms._flat import (
     name_of,
     require_callable,
     unflatten,
+    wraps,
 )
 from functorch_lab.transforms._traced import Call, Options, Traced
 
@@ -175,7 +176,7 @@ class Jitted:
         static: frozenset[int | str],
         options: Options,
     ) -> None:
-        functools.update_wrapper(self, fn)
+        wraps(fn)(self)
         self._fn = fn
         self._parameters = parameters
         self._donated = donated

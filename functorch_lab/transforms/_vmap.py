@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from functorch_lab.transforms._flat import (
     paths,
     require_callable,
     unflatten,
+    wraps,
 )
 from functorch_lab.transforms._grad import split_aux
 
@@ -67,7 +67,7 @@ def vmap(
             "Leave it out to compute all samples at once."
         )
 
-    @functools.wraps(fn)
+    @wraps(fn)
     def vmapped(*args: Any, **kwargs: Any) -> Any:
         dims = list(in_dims) if isinstance(in_dims, tuple | list) else in_dims
         found, spec = flatten((list(args), kwargs))
@@ -143,7 +143,7 @@ def mean_over_batch(
     """
     require_callable("mean_over_batch", loss_fn)
 
-    @functools.wraps(loss_fn)
+    @wraps(loss_fn)
     def batch_loss(params: Any, *batch: Any, key: Tensor | None = None) -> Any:
         from functorch_lab import random
 

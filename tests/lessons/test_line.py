@@ -194,7 +194,7 @@ def test_ravine_takes_a_hundred_times_as_long():
 
 def test_factors_of_the_zigzag():
     values = 1 - 0.5 * np.linalg.eigvalsh(second_derivatives(arrays()[0]))
-    found = printed("first data, lr 0.5: factors tensor([")[0]
+    found = printed("first data, lr 0.5: factors")[0]
     assert_close(found, values.tolist(), rtol=0, atol=1e-4)
     # The last steps before rounding shows are multiplied by the negative factor.
     ws = [params["w"].item() for params in lesson("path")]

@@ -44,7 +44,7 @@ def numbers(label):
     lines = [line for line in printed().splitlines() if line.startswith(label)]
     assert len(lines) == 1, (label, lines)
     rest = lines[0].removeprefix(label)
-    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", rest)]
+    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e[-+]\d+)?", rest)]
 
 
 def surfaces():
@@ -124,7 +124,7 @@ def test_too_small_right_too_large():
     for lr in (0.004, 0.07, 0.082):
         x, y = -1.8 * (1 - lr) ** 100, 0.7 * (1 - 25 * lr) ** 100
         (loss,) = numbers(f"lr {lr:<5}  loss after 100 steps")
-        assert loss == pytest.approx((x**2 + 25 * y**2) / 2, rel=1e-3, abs=1e-4)
+        assert loss == pytest.approx((x**2 + 25 * y**2) / 2, rel=0.05, abs=1e-9)
     assert numbers("across") == pytest.approx([2 / 25, 1 - 0.07 * 25])
     assert numbers("along") == pytest.approx([2.0, 1 - 0.07])
 
@@ -300,6 +300,7 @@ def test_decay_and_the_floor_of_a_constant_rate():
             assert late == pytest.approx(floor, rel=0.1)
     for name in ("step", "exponential", "cosine"):
         assert losses[name][1] < 0.1 * losses["constant 0.4"][1]
+        assert losses[name][1] < 1.1 * losses["constant 0.04"][1]
 
 
 def test_accumulation_is_the_large_batch():

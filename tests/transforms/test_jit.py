@@ -1,5 +1,6 @@
 """What `jit` promises: eager's answers, one trace, donation, clear failures."""
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -23,10 +24,16 @@ from functorch_lab.transforms import (
     disable_jit,
     eval_shape,
     grad,
+    hessian,
+    hvp,
+    jacfwd,
+    jacrev,
     jit,
+    jvp,
     mean_over_batch,
     stop_gradient,
     value_and_grad,
+    vjp,
     vmap,
 )
 
@@ -224,6 +231,56 @@ def test_torch_still_drops_writes_into_float64_scalars():
     assert s.item() == 3.0
 
 
+def powers(w, x, *, power):
+    return ((w * x) ** power).sum()
+
+
+class Power:
+    def __init__(self):
+        self.power = 3.0
+
+    def __call__(self, w, x):
+        return powers(w, x, power=self.power)
+
+    def method(self, w, x):
+        return self(w, x)
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self, w, x):
+        return powers(w, x, power=3.0)
+
+
+CALLABLES: dict[str, Callable[..., Any]] = {
+    "keyword": functools.partial(powers, power=3.0),
+    "positional": functools.partial(lambda p, w, x: powers(w, x, power=p), 3.0),
+    "empty": functools.partial(Power()),
+    "object": Power(),
+    "without a dict": Slotted(),
+    "method": Power().method,
+}
+
+
+def transformed(fn: Callable[..., Any], w, x):
+    """What every transform makes of a function of `w` and one row of `x`."""
+    point = w, x[0]
+    return {
+        "grad": grad(fn)(*point),
+        "value_and_grad": value_and_grad(fn)(*point),
+        "vmap": vmap(fn, in_dims=(None, 0))(w, x),
+        "mean_over_batch": grad(mean_over_batch(fn))(w, x),
+        "jvp": jvp(fn, point, point),
+        "vjp": vjp(fn, *point)[1](w[2]),
+        "jacrev": jacrev(fn)(*point),
+        "jacfwd": jacfwd(fn)(*point),
+        "hessian": hessian(fn)(*point),
+        "hvp": hvp(fn, point, (x[1],)),
+        "jit": jit(fn)(*point),
+    }
+
+
 @pytest.mark.usefixtures("eager_backend")
 class TestTraces:
     def test_values_and_numbers_do_not_retrace(self):
@@ -305,6 +362,33 @@ class TestTraces:
         f = jit(lambda x: x)
         assert "<lambda>" in repr(f)
         assert inspect.unwrap(f) is not f
+
+    def test_partials_and_callable_objects_are_functions(self):
+        w, x = torch.tensor([0.7, 1.3, 2.1]), X.abs()
+        expected = transformed(lambda w, x: powers(w, x, power=3.0), w, x)
+        for fn in CALLABLES.values():
+            assert_close(transformed(fn, w, x), expected)
+
+        def run(w, x):
+            gradients = [grad(fn)(w, x[0]) for fn in CALLABLES.values()]
+            scaled = vmap(functools.partial(powers, w, power=w.sum()))(x)
+            return transformed(CALLABLES["keyword"], w, x), gradients, scaled
+
+        results, gradients, scaled = jit(run)(w, x)
+        assert_close(results, expected)
+        assert_close(gradients, [expected["grad"]] * len(CALLABLES))
+        assert_close(scaled, torch.stack([((w * r) ** w.sum()).sum() for r in x]))
+
+    @pytest.mark.parametrize("transform", [grad, vmap, jacrev, mean_over_batch, jit])
+    def test_the_attributes_of_an_object_stay_its_own(self, transform):
+        def tagged(w):
+            return w
+
+        tagged.tag = "kept"  # pyright: ignore[reportFunctionMemberAccess]
+        assert transform(tagged).tag == "kept"
+        assert "power" not in vars(transform(Power()))
+        names = list(inspect.signature(transform(CALLABLES["keyword"])).parameters)
+        assert names == ["w", "x", "power"]
 
     def test_nested_jit_and_transforms_around_jit_are_inlined(self):
         inner = jit(lambda x: x.sin() * x)
