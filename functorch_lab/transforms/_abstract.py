@@ -137,9 +137,20 @@ class _RandomCalls(TorchDispatchMode):
         self.found = found
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if _draws(func, args, kwargs or {}):
             self.found.setdefault(func.overloadpacket.__name__, user_line())
         return func(*args, **(kwargs or {}))
+
+
+def _draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    # Attention has the tag for its dropout, which it mostly does not do.
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[place : place + 1] or (argument.default_value,)
+            return kwargs.get("dropout_p", given[0]) != 0
+    return True
 
 
 class _CustomFunctions(TorchFunctionMode):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch.utils import checkpoint as torch_checkpoint
 
 from functorch_lab.transforms._carry import require_function
-from functorch_lab.transforms._flat import name_of
+from functorch_lab.transforms._flat import name_of, wraps
 
 
 def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +49,7 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
     require_function("checkpoint", "fn", fn)
 
-    @functools.wraps(fn, updated=())
+    @wraps(fn)
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         # A level of torch.func ends before the backward pass that would compute
         # again, so that it could not be computed there.

@@ -21,6 +21,7 @@ from functorch_lab.transforms._flat import flatten, map_tensors, unflatten
 
 # `call(variables)` is the user's function of the differentiated leaves: (value, aux).
 Call = Callable[[list[Tensor]], tuple[Tensor, Any]]
+_TENSOR = object()  # stands for a tensor among leaves that are anything else
 
 
 class _Level(threading.local):
@@ -110,12 +111,12 @@ def _inner(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]
         nonlocal aux_spec, constants
         value, aux = call(variables)
         aux_leaves, aux_spec = flatten(aux)
-        constants = [None if isinstance(x, Tensor) else x for x in aux_leaves]
+        constants = [_TENSOR if isinstance(x, Tensor) else x for x in aux_leaves]
         return value, [x for x in aux_leaves if isinstance(x, Tensor)]
 
     gradients, (value, tensors) = torch.func.grad_and_value(flat_call, has_aux=True)(
         primals
     )
     rest = iter(tensors)
-    merged = [next(rest) if constant is None else constant for constant in constants]
+    merged = [next(rest) if constant is _TENSOR else constant for constant in constants]
     return value, unflatten(aux_spec, merged), list(gradients)

@@ -91,6 +91,18 @@ def test_aux_passes_through():
     assert_close(grads, X[0])
 
 
+def test_aux_of_an_inner_gradient_keeps_what_is_no_tensor():
+    def f(w, x):
+        return (w * x).sum(), {"none": None, "x": x * 2}
+
+    def inner(x):
+        grads, aux = grad(f, has_aux=True)(X[1], x)
+        assert aux["none"] is None
+        return grads, aux["x"]
+
+    assert_close(vmap(inner)(X), (X, X * 2))
+
+
 def test_aux_of_an_inner_gradient_is_differentiated():
     def outer(w):
         grads, aux = grad(with_aux, has_aux=True)(w, X[0])

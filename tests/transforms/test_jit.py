@@ -584,6 +584,14 @@ class TestFailures:
         with pytest.warns(UserWarning, match=r"draws from torch's global generator"):
             jit(torch.nn.functional.dropout)(X)
 
+    def test_attention_without_dropout_draws_nothing(self):
+        attention = torch.nn.functional.scaled_dot_product_attention
+        x = torch.linspace(0.5, 3.5, 30).reshape(1, 2, 5, 3)
+        shape = eval_shape(attention, x, x, x).shape
+        assert shape == x.shape
+        with pytest.warns(UserWarning, match=r"draws from torch's global generator"):
+            eval_shape(lambda x: attention(x, x, x, dropout_p=0.5), x)
+
     def test_after_a_failure_the_function_still_works(self):
         f = jit(lambda x: x if x.ndim == 1 or x.sum() > 0 else -x)
         with pytest.raises(RuntimeError, match="needs the value"):
