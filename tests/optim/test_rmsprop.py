@@ -165,7 +165,7 @@ def test_values_out_of_range_are_refused(name, value):
 @pytest.mark.parametrize(
     "alpha",
     [-0.1, 1.0, float("nan"), torch.tensor(1.5), optim.schedules.linear(0.9, 1.0, 3)],
-    ids=str,
+    ids=["negative", "one", "nan", "tensor", "schedule"],
 )
 def test_alpha_out_of_range_is_refused(make, alpha):
     message = rf"optim\.{make.__name__}: alpha: expected a number in \[0, 1\), got "
