@@ -252,7 +252,14 @@ def test_is_quiet_when_nobody_reads_on(argv: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
 def test_ctrl_c_ends_with_a_line() -> None:
-    argv = [*COMMAND, "train", "digits", "--epochs", "100000", "--no-compile"]
+    # What a shell starts with `&` ignores Ctrl-C, and so would its children.
+    code = (
+        "import signal, sys, functorch_lab.cli as cli;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", code, "train", "digits", "--no-compile"]
+    argv += ["--epochs", "100000"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout is not None
         assert b"mlp on digits" in run.stdout.readline()

@@ -688,16 +688,15 @@ print(f"exercise 2: how often a corner {often[7, 7]:.3f}, the middle {often[4, 4
 
 # %% tags=["solution"]
 def learn(key, x, y):
-    layer = network(0.25)
+    layer = network()
     start_key, image_key = fl.random.split(key, 2)
     params = fl.vmap(layer.init)(fl.random.split(start_key, 6))
     keys = fl.random.split(image_key, 60 * len(x))
     images = fl.vmap(shift)(keys, x.repeat(60, 1, 1, 1)).reshape(60, *x.shape)
     one = functools.partial(digit_loss, layer)
 
-    def total(params, x, y, key):
-        keys = fl.random.split(key, 6)
-        return fl.vmap(one, in_dims=(0, None, None, 0))(params, x, y, keys).sum()
+    def total(params, x, y):
+        return fl.vmap(one, in_dims=(0, None, None))(params, x, y).sum()
 
     data = [(images[i % 60], y) for i in range(250)]
     params = train(total, params, data, lr=0.01)

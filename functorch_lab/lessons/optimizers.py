@@ -64,8 +64,8 @@ lowest = {bowl: (0, 0), ravine: (0, 0), double_well: (-1.04, 0), rosenbrock: (1,
 
 # %%
 def draw_contours(ax, surface):
-    axis = torch.linspace(-2, 2, 121)
-    x, y = torch.meshgrid(axis, axis, indexing="xy")  # each (121, 121)
+    axis = torch.linspace(-2, 2, 61)
+    x, y = torch.meshgrid(axis, axis, indexing="xy")  # each (61, 61)
     points = torch.stack([x, y], dim=-1).reshape(-1, 2)  # one row for each point
     height = fl.vmap(surface)(points).reshape(x.shape)
     ax.set(xlim=(-2, 2), ylim=(-2, 2), aspect="equal")
