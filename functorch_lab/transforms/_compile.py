@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import types
 import warnings
@@ -51,6 +52,11 @@ def compile_flat(
         # operations. With its 30, the rounds of one random draw take a minute to
         # compile, with 12 two seconds; the code is as fast.
         options["realize_opcount_threshold"] = 12
+        # Inductor asks the processor for its vector instructions, and then compiles and
+        # loads a test program for each kind: seven of the first compile's fifteen
+        # seconds. Every compiler that takes its C++20 knows them all.
+        if sys.platform == "linux" and torch._inductor.config.cpp.vec_isa_ok is None:
+            options["cpp.vec_isa_ok"] = True
         options.update(torch._inductor.list_mode_options(mode, dynamic) if mode else {})
     # A code object of its own: Dynamo counts and looks up compilations by code object.
     assert isinstance(function, types.FunctionType)
