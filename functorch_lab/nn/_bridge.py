@@ -20,17 +20,14 @@ from functorch_lab.types import Layer, StatefulLayer
 
 
 class Bridged(NamedTuple):
-    """A module as pure functions and trees, from `from_module`.
-
-    Attributes:
-        layer: a `Layer`, or a `StatefulLayer` where a buffer changes in training.
-        params: nested dicts by the module's names: `params["encoder"]["weight"]`.
-        state: the changing buffers likewise, `()` where there is none.
-    """
+    """A module as pure functions and trees, from `from_module`."""
 
     layer: Any
+    """A `Layer`, or a `StatefulLayer` where a buffer changes in training."""
     params: Any
+    """Nested dicts by the module's names: `params["encoder"]["weight"]`."""
     state: Any
+    """The changing buffers likewise, `()` where there is none."""
 
 
 def from_module(

@@ -55,7 +55,9 @@ def compile_flat(
         # Inductor asks the processor for its vector instructions, and then compiles and
         # loads a test program for each kind: seven of the first compile's fifteen
         # seconds. Every compiler that takes its C++20 knows them all.
-        if sys.platform == "linux" and torch._inductor.config.cpp.vec_isa_ok is None:
+        from torch._inductor import config
+
+        if sys.platform == "linux" and config.cpp.vec_isa_ok is None:
             options["cpp.vec_isa_ok"] = True
         options.update(torch._inductor.list_mode_options(mode, dynamic) if mode else {})
     # A code object of its own: Dynamo counts and looks up compilations by code object.
