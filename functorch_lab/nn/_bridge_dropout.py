@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import random
+from functorch_lab.nn._attention import attention
 
 NewKey = Callable[[str], Tensor]
 
@@ -108,42 +109,25 @@ def _attention(  # noqa: PLR0913, PLR0917 - torch's signature
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    # The fused forms take no key, and vmap runs them one sample after another.
-    if dropout_p == 0 and not torch._C._are_functorch_transforms_active():
-        return func(
-            query,
-            key,
-            value,
-            attn_mask=attn_mask,
-            is_causal=is_causal,
-            scale=scale,
-            enable_gqa=enable_gqa,
+    no_heads = query.ndim == key.ndim == value.ndim == 2
+    if not enable_gqa:  # heads broadcast as other leading axes do
+        lead = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
+        lead = lead or (1,)  # one head
+        query, key, value = (
+            x.expand(*lead, *x.shape[-2:]) for x in (query, key, value)
         )
-    if enable_gqa:
-        repeats = query.shape[-3] // key.shape[-3]
-        key = key.repeat_interleave(repeats, -3)
-        value = value.repeat_interleave(repeats, -3)
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = (query * factor) @ key.mT
-    if is_causal:
-        rows = torch.arange(scores.shape[-2], device=scores.device)
-        columns = torch.arange(scores.shape[-1], device=scores.device)
-        scores = torch.where(columns <= rows[:, None], scores, -torch.inf)
-    if attn_mask is not None:
-        is_bool = attn_mask.dtype == torch.bool
-        scores = (
-            torch.where(attn_mask, scores, -torch.inf)
-            if is_bool
-            else scores + attn_mask
-        )
-    # As torch has it, a query that may look at nothing gets 0.
-    blind = (scores == -torch.inf).all(-1, keepdim=True)
-    weights = torch.softmax(torch.where(blind, 0.0, scores), -1)
-    weights = torch.where(blind, 0.0, weights)
-    if dropout_p == 0:
-        return weights @ value
     what = "F.scaled_dot_product_attention with dropout"
-    return _dropped(new_key, what, weights, dropout_p, weights.shape) @ value
+    y = attention(
+        query,
+        key,
+        value,
+        mask=attn_mask,
+        is_causal=is_causal,
+        scale=scale,
+        dropout=dropout_p,
+        dropout_key=new_key(what) if 0 < dropout_p < 1 else None,
+    )
+    return y.squeeze(0) if no_heads else y
 
 
 def _rrelu(
