@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One value everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from functorch_lab.nn.init._initializer import Initializer
+
+
+def constant(val: float) -> Initializer:
+    """`val` everywhere."""
+
+    def initializer(
+        key: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None
+    ) -> Tensor:
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        return torch.full(tuple(shape), val, dtype=dtype, device=key.device)
+
+    return initializer
+
+
+def zeros() -> Initializer:
+    """0 everywhere."""
+    return constant(0.0)
+
+
+def ones() -> Initializer:
+    """1 everywhere."""
+    return constant(1.0)
