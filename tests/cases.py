@@ -285,6 +285,9 @@ LAYERS = {
         _IMAGE,
         draws=True,
     ),
+    "resnet": StatefulCase(
+        nn.resnet((1,), 5, in_channels=2, width=2, small_images=True), (3, 2, 7, 5)
+    ),
     **{
         name: LayerCase(nn.sequential(function), (3, 5), has_params=False)
         for name, function in ACTIVATIONS.items()
@@ -354,8 +357,9 @@ OPTIMIZERS = {
 }
 
 # What is public but neither a layer nor an optimizer: the types of states, the parts
-# of a training loop, and namespaces with tests of their own.
-NOT_LAYERS = {"Bridged", "init", "load_into", "set_grads"}
+# of a training loop, and namespaces with tests of their own. A resnet18 is a resnet too
+# large for finite differences.
+NOT_LAYERS = {"Bridged", "init", "load_into", "resnet18", "set_grads"}
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
     *("Hyperparameter", "Schedule"),

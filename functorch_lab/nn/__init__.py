@@ -60,6 +60,7 @@ from functorch_lab.nn._pool_adaptive import (
     adaptive_max_pool3d,
 )
 from functorch_lab.nn._repeat import repeat
+from functorch_lab.nn._resnet import resnet, resnet18
 from functorch_lab.nn._sequential import residual, sequential
 from functorch_lab.nn._stateful import stateful
 from functorch_lab.nn._upsample import upsample
@@ -110,6 +111,8 @@ __all__ = [
     "relu",
     "repeat",
     "residual",
+    "resnet",
+    "resnet18",
     "rms_norm",
     "selu",
     "sequential",

@@ -124,12 +124,16 @@ def batch_norm(
         scale = torch.rsqrt(var + eps)
         if weight is not None:
             scale = scale * weight
-        mean, scale = (
-            _norm_axes.along_channels(v, spatial_dims) for v in (mean, scale)
-        )
-        y = (wide - mean) * scale
+        # The mean is subtracted as a constant, and its difference to itself, 0, by
+        # channel: so its gradient needs no sum over the batch beside that of the bias.
+        center = mean.detach()
+        shift = (center - mean) * scale
         if bias is not None:
-            y = y + _norm_axes.along_channels(bias, spatial_dims)
+            shift = shift + bias
+        center, scale, shift = (
+            _norm_axes.along_channels(v, spatial_dims) for v in (center, scale, shift)
+        )
+        y = (wide - center) * scale + shift
         return y.to(x.dtype), state
 
     return StatefulLayer(init, apply)

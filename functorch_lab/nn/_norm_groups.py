@@ -115,6 +115,16 @@ def instance_norm(
     return _grouped(name, num_features, num_features, spatial_dims, eps, affine)
 
 
+def groups_for(channels: int, at_most: int = 32) -> int:
+    """The largest number of equal groups of at least two channels.
+
+    32 is the number of Wu and He; a group of one channel would have no variance where
+    there is one position.
+    """
+    limit = max(1, min(at_most, channels // 2))
+    return max(g for g in range(1, limit + 1) if channels % g == 0)
+
+
 def _grouped(
     name: str, groups: int, channels: int, spatial_dims: int, eps: float, affine: bool
 ) -> Layer:
