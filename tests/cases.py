@@ -279,6 +279,28 @@ LAYERS = {
     ),
     "stateful": StatefulCase(nn.stateful(nn.linear(5, 7)), (3, 5)),
     "from_module": LayerCase(nn.from_module(_MODULE).layer, (3, 5), draws=True),
+    "multi_head_attention": LayerCase(
+        nn.multi_head_attention(3, 2, head_dim=1, bias=False), (2, 5, 3)
+    ),
+    "multi_head_attention, causal": LayerCase(
+        nn.multi_head_attention(
+            *(3, 6), num_kv_heads=2, head_dim=2, rotary=7.0, is_causal=True, dropout=0.3
+        ),
+        (5, 3),
+        draws=True,
+    ),
+    "multi_head_attention, crossed": LayerCase(
+        nn.compose(
+            # The last vectors look at the first ones, and at no negative one.
+            lambda m, x: m.attend(x[3:], x[:3], x[:3, 1:], x[None, :3, 0] > 0),
+            attend=nn.multi_head_attention(5, 1, vdim=4, bias=False),
+        ),
+        (7, 5),
+    ),
+    "learned_positions": LayerCase(nn.learned_positions(7, 2), (3, 5, 2)),
+    "sinusoidal_positions": LayerCase(
+        nn.sinusoidal_positions(2, base=7.0), (3, 5, 2), has_params=False
+    ),
     "mlp": LayerCase(nn.mlp(5, [7, 3], 2, dropout=0.3), (5,), draws=True),
     "cnn": LayerCase(
         nn.cnn(3, [2, 5], 7, kernel_size=2, activation=nn.elu, dropout=0.3),
@@ -359,7 +381,7 @@ OPTIMIZERS = {
 # What is public but neither a layer nor an optimizer: the types of states, the parts
 # of a training loop, and namespaces with tests of their own. A resnet18 is a resnet too
 # large for finite differences.
-NOT_LAYERS = {"Bridged", "init", "load_into", "resnet18", "set_grads"}
+NOT_LAYERS = {"Bridged", "init", "load_into", "resnet18", "rotary", "set_grads"}
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
     *("Hyperparameter", "Schedule"),

@@ -8,7 +8,6 @@ Names, defaults and initial distributions are torch.nn's. Parameters are made on
 key's device, in the default dtype. Activations are plain functions.
 """
 
-from functorch_lab.nn import init
 from functorch_lab.nn._activations import (
     elu,
     gelu,
@@ -40,6 +39,7 @@ from functorch_lab.nn._flatten import flatten
 from functorch_lab.nn._linear import linear
 from functorch_lab.nn._maxout import maxout
 from functorch_lab.nn._models import cnn, mlp
+from functorch_lab.nn._multi_head_attention import multi_head_attention
 from functorch_lab.nn._norm import layer_norm, rms_norm
 from functorch_lab.nn._norm_groups import group_norm, instance_norm
 from functorch_lab.nn._parallel import parallel
@@ -59,11 +59,15 @@ from functorch_lab.nn._pool_adaptive import (
     adaptive_max_pool2d,
     adaptive_max_pool3d,
 )
+from functorch_lab.nn._positions import learned_positions, sinusoidal_positions
 from functorch_lab.nn._repeat import repeat
 from functorch_lab.nn._resnet import resnet, resnet18
+from functorch_lab.nn._rotary import rotary
 from functorch_lab.nn._sequential import residual, sequential
 from functorch_lab.nn._stateful import stateful
 from functorch_lab.nn._upsample import upsample
+
+from functorch_lab.nn import init
 
 __all__ = [
     "Bridged",
@@ -98,6 +102,7 @@ __all__ = [
     "instance_norm",
     "layer_norm",
     "leaky_relu",
+    "learned_positions",
     "linear",
     "load_into",
     "log_softmax",
@@ -107,6 +112,7 @@ __all__ = [
     "maxout",
     "mish",
     "mlp",
+    "multi_head_attention",
     "parallel",
     "relu",
     "repeat",
@@ -114,11 +120,13 @@ __all__ = [
     "resnet",
     "resnet18",
     "rms_norm",
+    "rotary",
     "selu",
     "sequential",
     "set_grads",
     "sigmoid",
     "silu",
+    "sinusoidal_positions",
     "softmax",
     "softplus",
     "stateful",
