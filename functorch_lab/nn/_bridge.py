@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from functorch_lab.nn import _bridge_names as names
+from functorch_lab.nn._bridge_batch_norm import converted
 from functorch_lab.nn._bridge_copy import (
     Call,
     Copy,
@@ -31,7 +32,11 @@ class Bridged(NamedTuple):
 
 
 def from_module(
-    module: nn.Module, *, state: Sequence[str] = (), copy: bool = True
+    module: nn.Module,
+    *,
+    state: Sequence[str] = (),
+    copy: bool = True,
+    batch_norm: str | int = "batch",
 ) -> Bridged:
     """A module as a layer, its parameters and its state.
 
@@ -60,6 +65,13 @@ def from_module(
         state: names, as in `module.named_buffers()`, of further buffers that change.
         copy: False keeps the memory of parameters and buffers in common with the
             module: changes of its tensors in place are seen here.
+        batch_norm: what becomes of batch norms (the module keeps its own): "batch" as
+            it is; "frozen", with train=True too they normalise by the statistics they
+            have, which are constants (instance norms with statistics likewise);
+            "group", each becomes a group norm with the same parameters and 32 groups
+            (fewer where 64 does not divide the channels: the largest divisor that
+            leaves two in each); or a number of groups. With the last three there is a
+            gradient for each sample. Params keep their names, for `load_into` too.
 
     Returns:
         `(layer, params, state)`; the params need no grad. `apply` raises `ValueError`
@@ -70,9 +82,11 @@ def from_module(
         parameters and no `reset_parameters`.
 
     Raises:
-        TypeError: `module` is no module, or cannot be copied.
+        TypeError: `module` is no module, or cannot be copied; or `batch_norm` is
+            neither a name nor a number, or meets a norm with a forward of its own.
         ValueError: it has lazy parameters that no input has shaped yet, or `state`
-            names what is no buffer.
+            names what is no buffer; `batch_norm` is another name, does not divide the
+            channels of a norm, or is "frozen" where a batch norm has no statistics.
 
     Example:
         >>> import torch, functorch_lab as fl
@@ -88,6 +102,7 @@ def from_module(
         True
     """
     _check_module("from_module", module)
+    module = converted(module, batch_norm)
     changing = _changing(module, state)
     params = {n: module.get_parameter(n).detach() for n in names.parameters(module)}
     buffers = {n: module.get_buffer(n).detach() for n in names.buffers(module)}
