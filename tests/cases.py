@@ -278,6 +278,20 @@ LAYERS = {
         nn.repeat(nn.sequential(nn.batch_norm(5, spatial_dims=0), _DENSE), 2), (7, 5)
     ),
     "stateful": StatefulCase(nn.stateful(nn.linear(5, 7)), (3, 5)),
+    "lora": LayerCase(
+        nn.lora(nn.sequential(nn.linear(5, 7), nn.tanh, nn.linear(7, 3)), 2, alpha=5),
+        (2, 5),
+    ),
+    "lora, stateful": StatefulCase(
+        nn.lora(nn.sequential(nn.batch_norm(5, spatial_dims=0), _DENSE), 2), (7, 5)
+    ),
+    "weight_norm": LayerCase(nn.weight_norm(nn.conv2d(3, 2, 3)), _IMAGE),
+    "remat": LayerCase(
+        nn.remat(nn.sequential(_DENSE, nn.dropout(0.3))), (2, 5), draws=True
+    ),
+    "remat, stateful": StatefulCase(
+        nn.remat(nn.sequential(nn.batch_norm(5, spatial_dims=0), _DENSE)), (7, 5)
+    ),
     "from_module": LayerCase(nn.from_module(_MODULE).layer, (3, 5), draws=True),
     "multi_head_attention": LayerCase(
         nn.multi_head_attention(3, 2, head_dim=1, bias=False), (2, 5, 3)
@@ -381,7 +395,9 @@ OPTIMIZERS = {
 # What is public but neither a layer nor an optimizer: the types of states, the parts
 # of a training loop, and namespaces with tests of their own. A resnet18 is a resnet too
 # large for finite differences.
-NOT_LAYERS = {"Bridged", "init", "load_into", "resnet18", "rotary", "set_grads"}
+NOT_LAYERS = {
+    *("Bridged", "init", "load_into", "merge", "resnet18", "rotary", "set_grads"),
+}
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
     *("Hyperparameter", "Schedule"),

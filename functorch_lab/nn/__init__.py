@@ -37,6 +37,7 @@ from functorch_lab.nn._dropout import dropout, dropout2d
 from functorch_lab.nn._embedding import embedding
 from functorch_lab.nn._flatten import flatten
 from functorch_lab.nn._linear import linear
+from functorch_lab.nn._lora import lora
 from functorch_lab.nn._maxout import maxout
 from functorch_lab.nn._models import cnn, mlp
 from functorch_lab.nn._multi_head_attention import multi_head_attention
@@ -60,12 +61,15 @@ from functorch_lab.nn._pool_adaptive import (
     adaptive_max_pool3d,
 )
 from functorch_lab.nn._positions import learned_positions, sinusoidal_positions
+from functorch_lab.nn._remat import remat
 from functorch_lab.nn._repeat import repeat
+from functorch_lab.nn._reparametrized import merge
 from functorch_lab.nn._resnet import resnet, resnet18
 from functorch_lab.nn._rotary import rotary
 from functorch_lab.nn._sequential import residual, sequential
 from functorch_lab.nn._stateful import stateful
 from functorch_lab.nn._upsample import upsample
+from functorch_lab.nn._weight_norm import weight_norm
 
 from functorch_lab.nn import init
 
@@ -106,15 +110,18 @@ __all__ = [
     "linear",
     "load_into",
     "log_softmax",
+    "lora",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
     "maxout",
+    "merge",
     "mish",
     "mlp",
     "multi_head_attention",
     "parallel",
     "relu",
+    "remat",
     "repeat",
     "residual",
     "resnet",
@@ -132,4 +139,5 @@ __all__ = [
     "stateful",
     "tanh",
     "upsample",
+    "weight_norm",
 ]
