@@ -8,6 +8,7 @@ Names, defaults and initial distributions are torch.nn's. Parameters are made on
 key's device, in the default dtype. Activations are plain functions.
 """
 
+from functorch_lab.nn import init
 from functorch_lab.nn._activations import (
     elu,
     gelu,
@@ -62,16 +63,14 @@ from functorch_lab.nn._pool_adaptive import (
 )
 from functorch_lab.nn._positions import learned_positions, sinusoidal_positions
 from functorch_lab.nn._remat import remat
-from functorch_lab.nn._repeat import repeat
 from functorch_lab.nn._reparametrized import merge
+from functorch_lab.nn._repeat import repeat
 from functorch_lab.nn._resnet import resnet, resnet18
 from functorch_lab.nn._rotary import rotary
 from functorch_lab.nn._sequential import residual, sequential
 from functorch_lab.nn._stateful import stateful
 from functorch_lab.nn._upsample import upsample
 from functorch_lab.nn._weight_norm import weight_norm
-
-from functorch_lab.nn import init
 
 __all__ = [
     "Bridged",
