@@ -260,6 +260,19 @@ LAYERS = {
         (3, 5),
         draws=True,
     ),
+    "rnn_cell": LayerCase(nn.rnn_cell(5, 3, bias=False), (2, 5)),
+    "lstm_cell": LayerCase(nn.lstm_cell(5, 3, proj_size=2), (7, 5)),
+    "gru_cell": LayerCase(nn.gru_cell(5, 3), (5,)),
+    "rnn": LayerCase(nn.rnn(5, 3, 2, dropout=0.3), (2, 5), draws=True),
+    "lstm": LayerCase(nn.lstm(5, 7, bidirectional=True, return_state=True), (2, 5)),
+    "gru": LayerCase(
+        nn.compose(
+            # The length of each sequence depends on x, but has no derivative.
+            lambda m, x: m.gru(x, None, 2 + (x[:, 0, 0] > 0).long()),
+            gru=nn.gru(5, 3),
+        ),
+        (2, 3, 5),
+    ),
     "parallel": LayerCase(
         nn.sequential(
             lambda x: (x, x),

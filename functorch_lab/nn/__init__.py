@@ -62,6 +62,8 @@ from functorch_lab.nn._pool_adaptive import (
     adaptive_max_pool3d,
 )
 from functorch_lab.nn._positions import learned_positions, sinusoidal_positions
+from functorch_lab.nn._recurrent import gru, lstm, rnn
+from functorch_lab.nn._recurrent_cells import gru_cell, lstm_cell, rnn_cell
 from functorch_lab.nn._remat import remat
 from functorch_lab.nn._reparametrized import merge
 from functorch_lab.nn._repeat import repeat
@@ -100,6 +102,8 @@ __all__ = [
     "from_module",
     "gelu",
     "group_norm",
+    "gru",
+    "gru_cell",
     "identity",
     "init",
     "instance_norm",
@@ -110,6 +114,8 @@ __all__ = [
     "load_into",
     "log_softmax",
     "lora",
+    "lstm",
+    "lstm_cell",
     "max_pool1d",
     "max_pool2d",
     "max_pool3d",
@@ -126,6 +132,8 @@ __all__ = [
     "resnet",
     "resnet18",
     "rms_norm",
+    "rnn",
+    "rnn_cell",
     "rotary",
     "selu",
     "sequential",
