@@ -328,6 +328,44 @@ LAYERS = {
     "sinusoidal_positions": LayerCase(
         nn.sinusoidal_positions(2, base=7.0), (3, 5, 2), has_params=False
     ),
+    "transformer": LayerCase(
+        nn.compose(
+            # Tokens that depend on x, which has a derivative by the product.
+            # Small, as rounding grows with the square of the numbers.
+            lambda m, x: m.model(x.argsort()) * x[:, None] / 30,
+            model=nn.transformer(5, 6, 1, 3, max_length=7, hidden=2, dropout=0.3),
+        ),
+        (3,),
+        draws=True,
+    ),
+    "transformer, rotary": LayerCase(
+        nn.compose(
+            # Small, as rounding grows with the square of the numbers.
+            lambda m, x: m.model(x.argsort()) * x[:, None] / 30,
+            model=nn.transformer(
+                *(5, 12, 1, 3),
+                max_length=7,
+                num_kv_heads=1,
+                hidden=2,
+                norm="rms_norm",
+                positions="rotary",
+                gated=True,
+                bias=False,
+                tie_weights=False,
+            ),
+        ),
+        (3,),
+    ),
+    "transformer_block": LayerCase(
+        nn.compose(
+            lambda m, x: m.block(x) / 30,
+            block=nn.transformer_block(6, 2, hidden=5, is_causal=True, bias=False),
+        ),
+        (2, 7, 6),
+    ),
+    "vit": LayerCase(
+        nn.vit((6, 2), (3, 2), 7, 4, 1, 2, in_channels=5, hidden=3), (3, 5, 6, 2)
+    ),
     "mlp": LayerCase(nn.mlp(5, [7, 3], 2, dropout=0.3), (5,), draws=True),
     "cnn": LayerCase(
         nn.cnn(3, [2, 5], 7, kernel_size=2, activation=nn.elu, dropout=0.3),
@@ -409,7 +447,16 @@ OPTIMIZERS = {
 # of a training loop, and namespaces with tests of their own. A resnet18 is a resnet too
 # large for finite differences.
 NOT_LAYERS = {
-    *("Bridged", "init", "load_into", "merge", "resnet18", "rotary", "set_grads"),
+    "Bridged",
+    "KVCache",
+    "LanguageModel",
+    "generate",
+    "init",
+    "load_into",
+    "merge",
+    "resnet18",
+    "rotary",
+    "set_grads",
 }
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),

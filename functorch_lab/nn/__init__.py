@@ -71,11 +71,19 @@ from functorch_lab.nn._resnet import resnet, resnet18
 from functorch_lab.nn._rotary import rotary
 from functorch_lab.nn._sequential import residual, sequential
 from functorch_lab.nn._stateful import stateful
+from functorch_lab.nn._transformer import transformer
+from functorch_lab.nn._transformer_block import transformer_block
+from functorch_lab.nn._transformer_cache import KVCache
+from functorch_lab.nn._transformer_generate import generate
+from functorch_lab.nn._transformer_model import LanguageModel
 from functorch_lab.nn._upsample import upsample
+from functorch_lab.nn._vit import vit
 from functorch_lab.nn._weight_norm import weight_norm
 
 __all__ = [
     "Bridged",
+    "KVCache",
+    "LanguageModel",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -101,6 +109,7 @@ __all__ = [
     "flatten",
     "from_module",
     "gelu",
+    "generate",
     "group_norm",
     "gru",
     "gru_cell",
@@ -145,6 +154,9 @@ __all__ = [
     "softplus",
     "stateful",
     "tanh",
+    "transformer",
+    "transformer_block",
     "upsample",
+    "vit",
     "weight_norm",
 ]
