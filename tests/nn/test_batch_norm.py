@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn as torch_nn
 from torch.func import grad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import functorch_lab as fl
 from functorch_lab import nn, random, tree
@@ -118,6 +119,58 @@ def test_derivatives():
     for train in (False, True):
         for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
             check(lambda *args, t=train: output(*args, t), inputs, fast_mode=True)
+
+
+def plainly(x, weight, bias):
+    """The definition, whose derivatives of every order are those of its operations."""
+    centred = x - x.mean((0, 2), keepdim=True)
+    var = centred.square().mean((0, 2), keepdim=True)
+    return centred / (var + 1e-5).sqrt() * weight[:, None] + bias[:, None]
+
+
+def test_third_derivatives():
+    # Those of F.batch_norm are wrong: its second one takes the statistics as constants.
+    layer, params, state, _ = prepare(1)
+    x = numbers((2, 3, 5), 1)
+
+    def ours(x, weight, bias):
+        own = {"weight": weight, "bias": bias}
+        return layer.apply(own, state, x, train=True)[0]
+
+    def third(function):
+        def second(*args):
+            return loss_of(grad(lambda x: loss_of(function(x, *args[1:])))(args[0]))
+
+        return lambda *args: grad(lambda x: loss_of(grad(second)(x, *args[1:])))(
+            args[0]
+        )
+
+    args = x, params["weight"], params["bias"]
+    got, expected = third(ours)(*args), third(plainly)(*args)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_a_gradient_takes_few_sums_over_the_batch():
+    layer, params, state, _ = prepare(2)
+    x = numbers(SHAPES[2], 1)
+
+    def loss(params, x, state):
+        y, after = layer.apply(params, state, x, train=True)
+        return loss_of(y), after
+
+    gradient = grad(loss, (0, 1), has_aux=True)
+    graph = make_fx(gradient, tracing_mode="fake")(params, x, state)
+    graph.graph.eliminate_dead_code()
+    sums = ("aten.sum.dim", "aten.mean.dim", "aten.var_mean")
+    found = [
+        str(node.target).split(".")[1]
+        for node in graph.graph.nodes
+        if str(node.target).startswith(sums)
+        if node.args[0].meta["val"].numel() == x.numel()
+    ]
+    # Backward: of y, of y times the centred x, and torch's mean again for its variance.
+    assert sorted(found) == ["mean", "sum", "sum", "var_mean"]
 
 
 def population():

@@ -119,6 +119,7 @@ def test_several_training_steps_are_the_modules(small):
         params = like(params, named)
         state = after
     module.eval()
+    x = numbers(*IMAGES[small], seed=11)
     y, same = layer.apply(params, state, x)
     close(y, module(x).detach())
     close(same, state, rtol=0)
