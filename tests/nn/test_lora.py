@@ -119,7 +119,9 @@ def test_it_begins_as_the_layer_and_only_where_chosen():
         most = leaf.abs().max()
         assert most == 0 if path.endswith("['b']") else 0.7 * bound < most <= bound
     first, second = (params["lora"][i]["weight"]["a"] for i in (0, 4))
-    assert not torch.equal(first.flatten()[:54], second.flatten()[:54])
+    # From one key they would be multiples of the same numbers.
+    ratios = first.flatten() / second.flatten()[:54]
+    assert ratios.std() > 0.1
     other = nn.lora(MODEL, 3).init(random.key(12))
     assert not torch.equal(other["lora"][0]["weight"]["a"], first)
 
