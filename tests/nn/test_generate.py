@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportAttributeAccessIssue=false
 """Caches and generated texts against the whole model, and against Hugging Face."""
 
 import pytest
