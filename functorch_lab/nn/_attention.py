@@ -128,7 +128,17 @@ def _with_causal(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
 
 
 def _dropped(weights: Tensor, dropout: float, key: Tensor | None) -> Tensor:
-    if dropout == 1 or key is None:
+    """Weights, some of them 0 and the others larger.
+
+    Raises:
+        ValueError: there is no key to draw from.
+    """
+    if dropout == 1:
         return torch.zeros_like(weights)
+    if key is None:
+        raise ValueError(
+            "nn.attention: dropout_key: expected a key with dropout, got None. Pass "
+            "the layer's key on."
+        )
     keep = random.bernoulli(key, 1 - dropout, tuple(weights.shape))
     return torch.where(keep, weights / (1 - dropout), 0.0)

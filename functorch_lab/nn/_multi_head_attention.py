@@ -60,17 +60,16 @@ def multi_head_attention(  # noqa: PLR0913 - torch's options
         all three have one input; biases are zero.
 
         Its `apply(params, x, context=None, values=None, mask=None, positions=None, *,
-        key=None, train=False)` takes x `(..., L, embed_dim)`, and for
-        cross-attention a context `(..., S, kdim)`, from which keys and values come, or
-        values `(..., S, vdim)` of their own; leading axes broadcast. The result is
+        key=None, train=False)` takes x `(..., L, embed_dim)`, and for cross-attention
+        a context `(..., S, kdim)`, from which keys and values come, or values
+        `(..., S, vdim)` of their own; leading axes broadcast. The result is
         `(..., L, embed_dim)`. A mask is `(L, S)`, `(..., L, S)` with the leading axes
         of x, or `(..., num_heads, L, S)`, and each axis may be 1. A boolean one is True
-        where a query *may* look, the opposite of torch.nn.MultiheadAttention's and the
+        where a query may look, the opposite of torch.nn.MultiheadAttention's and the
         same as F.scaled_dot_product_attention's; so a padding mask `(..., S)`, True for
         what is no padding, is given as `mask[..., None, :]`. A floating one is added
         before the softmax. A query that may look at nothing gets the bias of
-        "out_proj".
-        Positions, with `rotary`, are as `nn.rotary` takes them.
+        "out_proj". Positions, with `rotary`, are as `nn.rotary` takes them.
 
         It raises `ValueError` for params or tensors of other shapes, for training with
         dropout and without a key, for `values` without `context`, for positions without

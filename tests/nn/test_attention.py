@@ -244,10 +244,11 @@ def test_the_form_is_chosen_by_what_is_around(fused_calls):
 
 @pytest.fixture
 def no_fallback():
-    """A warning, here an error, where vmap has no rule and runs a loop."""
-    torch._C._debug_only_display_vmap_fallback_warnings(True)
+    """An error where vmap has no rule and would run a loop."""
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    functorch._set_vmap_fallback_enabled(False)
     yield
-    torch._C._debug_only_display_vmap_fallback_warnings(False)
+    functorch._set_vmap_fallback_enabled(True)
 
 
 @pytest.mark.parametrize("in_dims", [(0, 0, 0, 0), (2, None, 1, None), (None, 0, 0, 1)])
@@ -337,6 +338,8 @@ def test_dropout_is_a_function_of_the_key():
     assert not torch.equal(run(2), run(3))
     close(run(2, 1.0), torch.zeros(4, L, EV, dtype=torch.float64))
     close(run(2, 0.0), attention(query, key, value))
+    with pytest.raises(ValueError, match="dropout_key: expected a key with dropout"):
+        attention(query, key, value, dropout=0.3)
 
 
 @pytest.mark.parametrize("mask", ["none", "samples"])
