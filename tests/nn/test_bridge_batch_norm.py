@@ -210,6 +210,14 @@ def test_frozen_statistics_are_copied_or_shared_as_asked():
 
 
 @pytest.mark.parametrize("choice", ["frozen", "group"])
+def test_params_are_shared_if_asked(choice):
+    module = trained(ResNet())
+    _, params, _ = fl.nn.from_module(module, batch_norm=choice, copy=False)
+    for name, leaf in by_name(params).items():
+        assert leaf.data_ptr() == module.get_parameter(name).data_ptr()
+
+
+@pytest.mark.parametrize("choice", ["frozen", "group"])
 def test_new_params_begin_as_the_modules(choice):
     module = trained(ResNet())
     layer, _, _ = fl.nn.from_module(module, batch_norm=choice)
