@@ -58,8 +58,8 @@ def lstm_cell(
 ) -> Layer:
     """One step of `lstm`: a memory `c` behind gates, and the output `h` read from it.
 
-    With the four parts of `W_ih x + b_ih + W_hh h + b_hh`, in this order,
-    `i, f, o = sigmoid(...)` and `g = tanh(...)` (of which `g` comes before `o`):
+    With `i, f, g, o` the four parts of `W_ih x + b_ih + W_hh h + b_hh`, in this order,
+    after `tanh` for `g` and after `sigmoid` for the gates i, f and o:
     `c' = f * c + i * g` and `h' = o * tanh(c')`.
 
     Args:
@@ -100,9 +100,9 @@ def lstm_cell(
 def gru_cell(input_size: int, hidden_size: int, *, bias: bool = True) -> Layer:
     """One step of `gru`: the state moves towards a proposal `n`, as far as `z` lets it.
 
-    With the three parts of `W_ih x + b_ih` and of `W_hh h + b_hh`, in this order,
-    `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)`, `n = tanh(x_n + r * h_n)`:
-    `h' = (1 - z) * n + z * h`.
+    With `x_r, x_z, x_n` the three parts of `W_ih x + b_ih`, and in the same way those
+    of `W_hh h + b_hh`: `r = sigmoid(x_r + h_r)`, `z = sigmoid(x_z + h_z)` and
+    `n = tanh(x_n + r * h_n)` give `h' = (1 - z) * n + z * h`.
 
     Args:
         input_size: size of the last axis of the input.
