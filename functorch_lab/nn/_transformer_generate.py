@@ -109,11 +109,13 @@ def generate(  # noqa: PLR0913
 @functools.lru_cache(maxsize=16)
 def compiled_step(model: LanguageModel) -> Any:
     """The step for one token, whose cache is written in place."""
-    return jit_(
-        functools.partial(_step, model),
-        donate_argnames="cache",
-        static_argnames="top_k",
-    )
+
+    def generate_step(
+        params: Any, cache: KVCache, logits: Tensor, draw: Draw, top_k: int | None
+    ) -> tuple[Tensor, Tensor, KVCache]:
+        return _step(model, params, cache, logits, draw, top_k)
+
+    return jit_(generate_step, donate_argnames="cache", static_argnames="top_k")
 
 
 def _step(
