@@ -38,13 +38,34 @@ def attention(
     query with the first key, as torch does, and goes together with a mask. A query that
     may look at nothing gets 0. `dropout_key` is needed for `dropout` in (0, 1).
     """
-    if mask is not None and mask.dtype != torch.bool:
-        mask = mask.to(query.dtype)
+    blind = None
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
+        if is_causal:  # torch refuses both
+            mask = _and_causal(mask, _causal(query, key))
+        mask, blind = _with_sight(mask)
+    is_causal = is_causal and mask is None
     if dropout or torch._C._are_functorch_transforms_active():
-        return _written_out(
+        y = _written_out(
             query, key, value, mask, is_causal, scale, dropout, dropout_key
         )
-    return _fused(query, key, value, mask, is_causal, scale)
+    else:
+        y = _fused(query, key, value, mask, is_causal, scale)
+    return y if blind is None else torch.where(blind, 0.0, y)
+
+
+def _with_sight(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """A mask by which every query sees something, and which ones do not in truth.
+
+    What becomes of a query that sees nothing, and of its gradient, depends on the
+    kernel; written out, it is 0 / 0.
+    """
+    if mask.dtype == torch.bool:
+        blind = ~mask.any(-1, keepdim=True)
+        return mask | blind, blind
+    blind = (mask == -torch.inf).all(-1, keepdim=True)
+    return torch.where(blind, 0.0, mask), blind
 
 
 def _fused(
@@ -60,17 +81,19 @@ def _fused(
     lead = torch.broadcast_shapes(*(x.shape[:-3] for x in tensors))
     query, key, value = (_four_axes(x, lead) for x in tensors)
     if mask is not None:
-        # torch refuses a mask beside is_causal.
-        mask = _with_causal(mask, query, key) if is_causal else mask
         mask = mask[(None,) * (len(lead) + 3 - mask.ndim)]
         shared = math.prod(mask.shape[:-3]) == 1
         mask = _four_axes(mask, mask.shape[:-3] if shared else lead)
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and query.device.type != "cpu":
+            # With both a mask and shared heads, CUDA has no fused kernel.
+            key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     y = F.scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=mask,
-        is_causal=is_causal and mask is None,
+        is_causal=is_causal,
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -98,30 +121,24 @@ def _written_out(
     folded = key.shape[-3], heads // key.shape[-3] * length
     scores = (query * scale).reshape(*query.shape[:-3], *folded, size) @ key.mT
     scores = scores.reshape(*scores.shape[:-3], heads, length, key.shape[-2])
-    blind = None
     if is_causal:
-        mask = _with_causal(mask, query, key)
+        mask = _causal(query, key)
     if mask is not None:
         is_bool = mask.dtype == torch.bool
         scores = torch.where(mask, scores, -torch.inf) if is_bool else scores + mask
-        blind = ~mask if is_bool else mask == -torch.inf
-        blind = blind.all(-1, keepdim=True)
-        scores = torch.where(blind, 0.0, scores)  # no 0 / 0 in the softmax
     weights = torch.softmax(scores, -1)
-    if blind is not None:
-        weights = torch.where(blind, 0.0, weights)
     if dropout:
         weights = _dropped(weights, dropout, dropout_key)
     y = weights.reshape(*weights.shape[:-3], *folded, key.shape[-2]) @ value
     return y.reshape(*y.shape[:-3], heads, length, value.shape[-1])
 
 
-def _with_causal(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
+def _causal(query: Tensor, key: Tensor) -> Tensor:
     rows = torch.arange(query.shape[-2], device=query.device)
-    columns = torch.arange(key.shape[-2], device=query.device)
-    causal = columns <= rows[:, None]
-    if mask is None:
-        return causal
+    return torch.arange(key.shape[-2], device=query.device) <= rows[:, None]
+
+
+def _and_causal(mask: Tensor, causal: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return mask & causal
     return torch.where(causal, mask, -torch.inf)

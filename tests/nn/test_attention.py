@@ -242,6 +242,24 @@ def test_the_form_is_chosen_by_what_is_around(fused_calls):
     assert fused_calls == []
 
 
+def test_heads_are_repeated_where_no_kernel_shares_them_beside_a_mask(monkeypatch):
+    heads = []
+
+    def record(query, key, value, **options):
+        heads.append((key.shape[1], value.shape[1], options["enable_gqa"]))
+        return query
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    for device in ("cpu", "meta"):
+        query, key = (
+            torch.ones(6, L, E, device=device),
+            torch.ones(2, S, E, device=device),
+        )
+        attention(query, key, key)
+        attention(query, key, key, mask=torch.ones(L, S, device=device))
+    assert heads == [(2, 2, True), (2, 2, True), (2, 2, True), (6, 6, False)]
+
+
 @pytest.fixture
 def no_fallback():
     """An error where vmap has no rule and would run a loop."""
