@@ -77,8 +77,9 @@ def from_module(
         `(layer, params, state)`; the params need no grad. `apply` raises `ValueError`
         for params of another module, without a key where one is needed, for a fused
         nn.RNN, nn.GRU or nn.LSTM under vmap, and for a module that writes to a buffer
-        outside the state; `TypeError` for a module that counts in its attributes, or
-        draws what no key can. `init` raises `TypeError` where a submodule has
+        outside the state; `RuntimeError` for a branch on a tensor's value under vmap;
+        `TypeError` for a module that counts in its attributes, or draws what no key
+        can. `init` raises `TypeError` where a submodule has
         parameters and no `reset_parameters`.
 
     Raises:
@@ -169,6 +170,7 @@ class _Bridge:
         self._unresettable = not_resettable(module)
         self._training = Copy(module, True, kept, changing)
         self._evaluating = Copy(module, False, kept, changing)
+        self._left_out = self._evaluating.not_resettable(self._names)
 
     def stateless(self) -> Layer:
         def init(key: Tensor) -> Any:
@@ -227,6 +229,12 @@ class _Bridge:
                 "every submodule with parameters, got none in "
                 f"{[name or 'the module itself' for name in self._unresettable]}. "
                 "Define it, or begin with the params that from_module returned."
+            )
+        if self._left_out:
+            raise TypeError(
+                "nn.from_module.init: module: expected a model of transformers whose "
+                "_init_weights draws every parameter, got one that leaves out "
+                f"{self._left_out}. Begin with the params that from_module returned."
             )
         # Sum with the key: under vmap over keys these have its batch axis, and can be
         # written to in place.

@@ -15,6 +15,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from functorch_lab.nn._bridge_draws import Draws, changed
 from functorch_lab.nn._bridge_pure import make_pure
+from functorch_lab.nn._bridge_rules import truncated_normal
+from functorch_lab.nn._bridge_transformers import (
+    install_hooks,
+    left_out,
+    own_cache,
+    owners,
+)
 
 
 class Call(NamedTuple):
@@ -45,6 +52,7 @@ class Copy:
         self._inner = _copied(module, constants).train(train)
         for part in self._inner.modules():
             make_pure(part)
+        install_hooks(self._inner)
         self._forward = _Forward(self._inner, changing)
         self._reset = _Reset(self._inner)
 
@@ -53,7 +61,9 @@ class Copy:
     ) -> tuple[Any, dict[str, Tensor]]:
         """The output, and the buffers of `changing` after it."""
         tensors = {f"inner.{name}": tensor for name, tensor in call.tensors.items()}
-        options = {**kwargs, "_constants": call.constants}
+        args = tuple(map(own_cache, args))
+        options = {name: own_cache(value) for name, value in kwargs.items()}
+        options["_constants"] = call.constants
         # Entered also where nothing draws: it refuses writes to constants, and torch
         # leaves out the fused evaluation of attention, which no transform takes.
         with Draws(call.key, call.constants), _unchanged(self._inner):
@@ -63,11 +73,46 @@ class Copy:
 
     def reset(self, tensors: dict[str, Tensor], key: Tensor) -> dict[str, Tensor]:
         """All tensors after every submodule has reset its parameters."""
+        draws = Draws(key, {})
+        if torch.compiler.is_compiling():
+            with draws:
+                return self._reset_all(tensors)
+        with draws, truncated_normal(draws.key):
+            return self._reset_all(tensors)
+
+    def _reset_all(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         inner = {f"inner.{name}": tensor for name, tensor in tensors.items()}
-        with Draws(key, {}), _unchanged(self._inner):
+        with _unchanged(self._inner):
             return functional_call(
                 self._reset, inner, (list(tensors),), tie_weights=False
             )
+
+    def not_resettable(self, names: Mapping[str, list[str]]) -> list[str]:
+        """Names of the parameters of models of transformers that `reset` leaves out.
+
+        Args:
+            names: all names of each parameter and buffer, by its first.
+        """
+        owned = {
+            f"{outer}.{last}" if outer else last
+            for outer, part in self._inner.named_modules()
+            if part in self._reset.owners
+            for last in part._parameters
+        }
+        if not owned:
+            return []
+        tensors = {
+            name: torch.empty_like(_tensor(self._inner, first), device="meta")
+            for first, all_ in names.items()
+            for name in all_[:1]
+        }
+        full = {name: tensors[first] for first, all_ in names.items() for name in all_}
+        try:
+            with truncated_normal(Draws(None, {}).key):
+                left = left_out(lambda: self._reset_all(full), tensors)
+        except Exception:  # another library's code, that may want values
+            left = list(tensors)
+        return [name for name in left if name in owned]
 
 
 class _Forward(nn.Module):
@@ -92,13 +137,17 @@ class _Reset(nn.Module):
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
         self.inner = inner
-
-    def forward(self, names: list[str]) -> dict[str, Any]:
+        self.owners = owners(inner)
         # Parents after their children, as constructors run: a parent may have its own
         # idea of a child's distribution.
-        for part in reversed(list(self.inner.modules())):
+        self._parts = [(p, self.owners.get(p)) for p in reversed([*inner.modules()])]
+
+    def forward(self, names: list[str]) -> dict[str, Any]:
+        for part, owner in self._parts:
             reset = resetter(part)
-            if reset is not None:
+            if owner is not None:
+                owner._init_weights(part)
+            elif reset is not None:
                 getattr(part, reset)()
         return {name: _tensor(self.inner, name) for name in names}
 
@@ -114,10 +163,13 @@ def resetter(part: nn.Module) -> str | None:
 
 def not_resettable(module: nn.Module) -> list[str]:
     """Names of the submodules with parameters of their own and no way to reset them."""
+    owned = owners(module)
     return [
         name
         for name, part in module.named_modules()
-        if any(True for _ in part.parameters(recurse=False)) and resetter(part) is None
+        if any(True for _ in part.parameters(recurse=False))
+        and resetter(part) is None
+        and part not in owned
     ]
 
 

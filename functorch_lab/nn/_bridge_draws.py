@@ -11,12 +11,14 @@ from __future__ import annotations
 from types import FunctionType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from functorch_lab import random
-from functorch_lab.nn._bridge_rules import RULES
+from functorch_lab.nn._bridge_rules import RULES, check_generator
+from functorch_lab.nn._bridge_values import ASKS, batch_levels, refused_answer
 
 
 class Draws(TorchFunctionMode):
@@ -55,7 +57,10 @@ class Draws(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         for tensor in _written(name, args, kwargs):
             self._refuse_constant(tensor)
+        if name in ASKS and not torch.compiler.is_compiling() and batch_levels(args[0]):
+            return refused_answer(name)
         if name in RULES:
+            check_generator(name, args, kwargs)
             return RULES[name](self.key, func, *args, **kwargs)
         if name in _OPENED:
             # The mode is off while it handles a function, and has to see the inside.

@@ -6,7 +6,9 @@ A rule is called as `rule(new_key, func, *args, **kwargs)`, see `_bridge_dropout
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +17,17 @@ from torch import Tensor
 from functorch_lab import random
 from functorch_lab.nn import init
 from functorch_lab.nn._bridge_dropout import DROPOUT_RULES, NewKey
+from functorch_lab.nn._bridge_values import batch_levels
+
+
+def check_generator(name: str, args: Any, kwargs: Any) -> None:
+    """Raises `TypeError` where a draw is given a generator of its own."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Generator):
+            raise TypeError(
+                "nn.from_module.apply: module: expected draws from the key, got "
+                f"{name} with a generator=. Leave it out."
+            )
 
 
 def _shape(size: Any) -> tuple[int, ...]:
@@ -125,9 +138,8 @@ def _filled(
         for index in range(len(given), len(defaults)):
             named = [options[n] for n in names[index].split("|") if n in options]
             given.append(named[0] if named else defaults[index])
-        key = new_key(f"Tensor.{func.__name__}")
-        with torch.no_grad():
-            return tensor.copy_(draw(key, tensor, *given))
+        name = f"Tensor.{func.__name__}"
+        return _write(name, tensor, draw(new_key(name), tensor, *given))
 
     return rule
 
@@ -154,8 +166,60 @@ def _kaiming_uniform_(
 ) -> Tensor:
     key = new_key("init.kaiming_uniform_")
     draw = init.kaiming_uniform(**options)
+    drawn = draw(key, tuple(tensor.shape), tensor.dtype)
+    return _write("init.kaiming_uniform_", tensor, drawn)
+
+
+def _write(name: str, tensor: Tensor, drawn: Tensor) -> Tensor:
+    """Writes a draw into a tensor.
+
+    Raises:
+        ValueError: all samples share the tensor, and each has a draw of its own.
+    """
+    compiling = torch.compiler.is_compiling()
+    if not compiling and batch_levels(drawn) - batch_levels(tensor):
+        raise ValueError(
+            "nn.from_module.apply: module: expected draws into tensors of each sample "
+            f"under vmap, got {name} on one that all samples share. Make a new tensor "
+            "in its place, as torch.randn_like(x) does."
+        )
     with torch.no_grad():
-        return tensor.copy_(draw(key, tuple(tensor.shape), tensor.dtype))
+        return tensor.copy_(drawn)
+
+
+@contextlib.contextmanager
+def truncated_normal(new_key: NewKey) -> Iterator[None]:
+    """Inside, `torch.nn.init.trunc_normal_` draws from a key, in this thread.
+
+    torch's repeats until all numbers are in range, which no transform takes, and it
+    calls no mode.
+    """
+    module: Any = torch.nn.init
+    name = "_no_grad_trunc_normal_"
+    torchs, thread = getattr(module, name, None), threading.get_ident()
+    if torchs is None:
+        yield
+        return
+
+    def ours(
+        tensor: Tensor, mean: float, std: float, a: float, b: float, **options: Any
+    ) -> Tensor:
+        if threading.get_ident() != thread:
+            return torchs(tensor, mean, std, a, b, **options)
+        if tensor.is_meta:
+            return tensor.zero_()
+        check_generator("init.trunc_normal_", (), options)
+        key = new_key("init.trunc_normal_")
+        low, high = (a - mean) / std, (b - mean) / std
+        shape = tuple(tensor.shape)
+        drawn = random.truncated_normal(key, low, high, shape, tensor.dtype)
+        return _write("init.trunc_normal_", tensor, mean + std * drawn)
+
+    setattr(module, name, ours)
+    try:
+        yield
+    finally:
+        setattr(module, name, torchs)
 
 
 def _refused(new_key: NewKey, func: Any, *args: Any, **options: Any) -> Any:
@@ -179,7 +243,8 @@ def _recurrent(new_key: NewKey, func: Any, *args: Any, **options: Any) -> Any:
     if not torch.compiler.is_compiling() and _under_vmap():
         raise ValueError(
             f"nn.from_module.apply: module: expected no fused nn.{name} under vmap, "
-            f"got one. Loop over nn.{name}Cell in the module, which vmap takes."
+            f"got one. Build that part with fl.nn.{name.lower()}, or loop over "
+            f"nn.{name}Cell in the module: both work under vmap."
         )
     return func(*args, **options)
 

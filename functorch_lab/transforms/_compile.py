@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 import types
@@ -28,6 +29,9 @@ _INTERNAL = (
     "___unnamed_scope",
     "__builtins_dict__",
 )
+
+_LOGGING = ("debug", "info", "warning", "error", "exception", "critical", "log")
+_LOGGING += ("warning_once", "info_once")  # which transformers adds to the class
 
 
 def _kept_guards(guards: Any) -> list[bool]:
@@ -83,6 +87,14 @@ def compiling() -> Iterator[None]:
     # The outermost gradient is torch.autograd.grad, traced into the same graph.
     if hasattr(torch._dynamo.config, "trace_autograd_ops"):
         changes["trace_autograd_ops"] = True
+    # What a function logs it has logged in the abstract run.
+    if hasattr(torch._dynamo.config, "ignore_logging_functions"):
+        changes["ignore_logging_functions"] = {
+            getattr(owner, name)
+            for owner in (logging, logging.Logger)
+            for name in _LOGGING
+            if hasattr(owner, name)
+        } | torch._dynamo.config.ignore_logging_functions
     with torch._dynamo.config.patch(changes), warnings.catch_warnings():
         # torch deprecates what its own compiler uses; under `-W error` that would fail.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -63,6 +63,10 @@ def _different_nodes(path: str, expected: Any, got: Any) -> Difference | None:
     both_dicts = type(expected) in DICTS and type(got) in DICTS
     if both_dicts and set(expected) != set(got):
         return _different_keys(path, expected, got)
+    if type(expected) is type(got) and isinstance(expected, Mapping):
+        if set(expected) != set(got):
+            return _different_keys(path, expected, got)
+        return None
     same_kind = both_dicts or type(expected) is type(got)
     if same_kind and len(children_of(expected)) == len(children_of(got)):
         return None

@@ -11,6 +11,7 @@ import torch
 
 from functorch_lab.tree._difference import first_difference
 from functorch_lab.tree._nodes import Tree, build, named_leaves, walk, walk_along
+from functorch_lab.tree._transformers import met_new
 from functorch_lab.types import NAMESPACE
 
 
@@ -103,6 +104,8 @@ def open_tree(tree: Tree) -> tuple[list[Any], Structure]:
         walk(tree, found)
         return found, Structure(None, tree)
     found, spec = optree.tree_flatten(tree, none_is_leaf=True, namespace=NAMESPACE)
+    if met_new(found):
+        return open_tree(tree)
     return found, Structure(spec, None)
 
 

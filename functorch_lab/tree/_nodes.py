@@ -30,8 +30,10 @@ class Child(NamedTuple):
 
 
 def is_leaf(node: Any) -> bool:
-    if isinstance(node, (Tensor, *DICTS, list, tuple)):
-        return isinstance(node, Tensor)
+    if isinstance(node, Tensor):
+        return True
+    if type(node) in DICTS or isinstance(node, (list, tuple)):
+        return False
     return optree.tree_is_leaf(node, none_is_leaf=True, namespace=NAMESPACE)
 
 
