@@ -17,19 +17,17 @@ class KVCache(NamedTuple):
     """What a `LanguageModel` keeps of the tokens that it has seen: a tree of tensors.
 
     Slots are filled from the first on, the same ones for all sequences.
-
-    Attributes:
-        keys: for each layer `(*batch_shape, num_kv_heads, length, head_dim)`, with
-            rotary positions already applied.
-        values: the same of the values.
-        mask: `(*batch_shape, length)`, True at the slots that hold a real token.
-        used: how many slots are filled, padding included, a 0-d integer.
     """
 
     keys: tuple[Tensor, ...]
+    """Of each layer `(*batch_shape, num_kv_heads, length, head_dim)`, with rotary
+    positions already applied."""
     values: tuple[Tensor, ...]
+    """The same of the values."""
     mask: Tensor
+    """`(*batch_shape, length)`, True at the slots that hold a real token."""
     used: Tensor
+    """How many slots are filled, padding included, a 0-d integer."""
 
 
 def blank(

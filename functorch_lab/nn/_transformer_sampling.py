@@ -43,8 +43,7 @@ def chosen(logits: Tensor, draw: Draw, top_k: int | None) -> Tensor:
         probabilities = best.softmax(-1)
         # The first one has nothing before it, and stays whatever top_p is.
         before = probabilities.cumsum(-1) - probabilities
-        first = torch.arange(best.shape[-1], device=best.device) == 0
-        best = torch.where(first | (before < draw.top_p), best, -torch.inf)
+        best = torch.where(before < draw.top_p, best, -torch.inf)
     place = _drawn(draw.keys, draw.number, best)
     return tokens.gather(-1, place.unsqueeze(-1)).squeeze(-1)
 

@@ -169,8 +169,10 @@ def test_the_block_drops_attention_weights_and_what_each_half_adds():
     added = block.apply(params, x, key=key, train=True) - 1
     torch.testing.assert_close(added.unique(), torch.tensor([0.0, 1.0]))
     assert abs(added.mean() - 0.7) < 0.03
+    attention["out"]["bias"] = torch.full((6,), 0.7)  # one of both, or both
+    added = block.apply(params, x, key=key, train=True) - 1
+    assert abs((added == 1).float().mean() - 2 * 0.7 * 0.3) < 0.03
     mlp["down"]["bias"] = torch.zeros(6)
-    attention["out"]["bias"] = torch.full((6,), 0.7)
     added = block.apply(params, x, key=key, train=True) - 1
     torch.testing.assert_close(added.unique(), torch.tensor([0.0, 1.0]))
     # One position: its weight is 1, or nothing, and then it is added, or not.
