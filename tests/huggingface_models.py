@@ -82,7 +82,7 @@ def vit(layers: int = 2, **options: Any) -> Any:
     return hf.ViTForImageClassification(config)
 
 
-MODELS = {"gpt2": gpt2, "bert": bert, "llama": llama, "vit": vit}
+MODELS: dict[str, Any] = {"gpt2": gpt2, "bert": bert, "llama": llama, "vit": vit}
 IDS = torch.tensor([[3, 5, 7, 11, 4], [6, 9, 10, 0, 0], [2, 8, 12, 3, 0]])
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
 

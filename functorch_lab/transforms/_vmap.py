@@ -264,7 +264,8 @@ def _run(mapped: Callable[..., Any], inputs: list[Tensor]) -> Any:
     try:
         return mapped(*inputs)
     except RuntimeError as error:
-        if "data-dependent control flow" in str(error) or ".item()" in str(error):
+        asks = ("data-dependent control flow", "calling .item()")
+        if any(what in str(error) for what in asks):
             raise RuntimeError(
                 "vmap: expected a function that needs no tensor's value, got a branch "
                 "on one, or .item(), where each sample has its own. Use torch.where in "

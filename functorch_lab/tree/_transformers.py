@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor
 from functorch_lab.types import NAMESPACE
 
 _seen: set[type] = {Tensor, type(None), bool, int, float, str}
+_nodes: set[type] = set()
+_lock = threading.Lock()
 
 
 def met_new(leaves: Iterable[Any]) -> bool:
@@ -26,8 +29,11 @@ def met_new(leaves: Iterable[Any]) -> bool:
     if "transformers" not in sys.modules:
         return False
     unknown = set(map(type, leaves)) - _seen
-    _seen.update(unknown)
-    registered = [_registered(kind) for kind in unknown]
+    if not unknown:
+        return False
+    with _lock:  # another thread may have met the same
+        registered = [kind in _nodes or _registered(kind) for kind in unknown]
+        _seen.update(unknown)
     return any(registered)
 
 
@@ -41,6 +47,7 @@ def _registered(kind: type) -> bool:
     optree.register_pytree_node(
         kind, flatten, functools.partial(unflatten, kind), namespace=NAMESPACE
     )
+    _nodes.add(kind)
     return True
 
 

@@ -547,7 +547,9 @@ def test_what_is_no_module_is_refused():
 def test_fused_recurrence_under_vmap_is_refused(make, name):
     layer, params, _ = fl.nn.from_module(make(5, 3))
     x = torch.ones(2, 7, 5)
-    with pytest.raises(ValueError, match=rf"no fused nn.{name} under vmap.*{name}Cell"):
+    with pytest.raises(
+        ValueError, match=rf"no fused nn.{name} under vmap.*fl.nn.{name.lower()},"
+    ):
         fl.vmap(lambda x: layer.apply(params, x)[0])(x)
     module = make(5, 3, 2, dropout=0.3)
     layer, params, _ = fl.nn.from_module(module)
@@ -558,3 +560,45 @@ def test_fused_recurrence_under_vmap_is_refused(make, name):
         assert_close(got, module.eval()(given)[0])
         with pytest.raises(ValueError, match=rf"no dropout inside nn.{name}, got 0.3"):
             layer.apply(params, given, train=True, key=fl.random.key(0))
+
+
+class Branches(nn.Module):
+    def __init__(self, ask):
+        super().__init__()
+        self.ask = ask
+
+    def forward(self, x):
+        return 2 * x if self.ask(x) else x
+
+
+@pytest.mark.usefixtures("no_inductor")
+@pytest.mark.parametrize(
+    ("ask", "what"),
+    [
+        (lambda x: x.sum() > 0, "a branch on one"),
+        (lambda x: x.detach().sum().item() > 0, r"Tensor\.item\(\)"),
+        (lambda x: float(x.detach()[0]) > 0, r"Tensor\.__float__\(\)"),
+        (lambda x: x.tolist()[0] > 0, r"Tensor\.tolist\(\)"),
+    ],
+    ids=["bool", "item", "float", "tolist"],
+)
+def test_a_branch_on_a_value_under_vmap_is_named(ask, what):
+    layer, params, _ = fl.nn.from_module(Branches(ask))
+    xs = torch.tensor([[2.0, 3.0], [-5.0, 0.5]])
+
+    def run(x):
+        return layer.apply(params, x)
+
+    def loss(x):
+        return run(x).sum()
+
+    assert_close(run(xs[0]), 2 * xs[0], **EXACT)
+    assert_close(fl.grad(loss)(xs[1]), torch.ones(2), **EXACT)
+    line = rf"under vmap, .* got {what} in .*test_bridge.py:\d+: `.*\. Wrap .* fl\.jit"
+    for function in (fl.vmap(run), fl.vmap(fl.grad(loss)), fl.jit(fl.vmap(run))):
+        with pytest.raises(RuntimeError, match=line):
+            function(xs)
+    with pytest.raises(
+        RuntimeError, match=r"jit: run: .*test_bridge.py.*the value of a"
+    ):
+        fl.jit(run)(xs[0])

@@ -228,3 +228,37 @@ def test_a_key_is_asked_for_only_where_something_is_drawn():
 def test_draws_that_take_no_key_are_refused(function):
     with pytest.raises(TypeError, match=r"draws that a key can make, got \w+. Draw"):
         bridged(function).apply((), torch.ones(3), key=fl.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda x, g: torch.randn(2, generator=g),
+        lambda x, g: torch.bernoulli(x, generator=g),
+        lambda x, g: x.clone().uniform_(0.3, 0.7, generator=g),
+        lambda x, g: nn.init.normal_(x.clone(), 0.0, 2.0, g),
+    ],
+    ids=["randn", "bernoulli", "uniform_", "init"],
+)
+def test_a_generator_of_its_own_is_refused(draw):
+    generator = torch.Generator()
+    layer = bridged(lambda x: draw(x, generator))
+    with pytest.raises(
+        TypeError, match=r"draws from the key, got \w+ with a generator="
+    ):
+        layer.apply((), torch.tensor([0.3, 0.6]), key=fl.random.key(0))
+
+
+def test_draws_into_what_all_samples_share_are_refused():
+    keys = fl.random.split(fl.random.key(0), 3)
+    x = torch.tensor([[2.0, 3.0], [5.0, 7.0], [0.5, 4.0]])
+
+    def run(layer):
+        return fl.vmap(lambda x, key: layer.apply((), x, key=key))(x, keys)
+
+    shared = bridged(lambda x: x + torch.empty(2).normal_())
+    with pytest.raises(ValueError, match=r"got Tensor.normal_ on one that all samples"):
+        run(shared)
+    own = bridged(lambda x: torch.empty_like(x).normal_())
+    expected = [own.apply((), x[i], key=keys[i]) for i in range(3)]
+    assert_close(run(own), torch.stack(expected), **EXACT)

@@ -203,8 +203,7 @@ def test_a_cache_is_read_and_returned_but_not_written_to():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_init_draws_what_the_model_draws(name):
-    sizes = {"initializer_range": 0.3}
-    module = MODELS[name](**sizes).double()
+    module = MODELS[name](initializer_range=0.3).double()
     layer, params, _ = fl.nn.from_module(module)
     keys = fl.random.split(fl.random.key(7), 3)
     first, second = layer.init(keys[0]), layer.init(keys[1])
@@ -345,8 +344,8 @@ def operations(graphs, *, free):
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_a_step_has_the_operations_of_the_compiled_module(monkeypatch):
-    from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
 
     graphs: list[Any] = []
 
