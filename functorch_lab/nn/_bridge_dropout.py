@@ -109,6 +109,17 @@ def _attention(  # noqa: PLR0913, PLR0917 - torch's signature
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    if dropout_p == 0 and not torch._C._are_functorch_transforms_active():
+        # The module's own call: for a query that sees nothing `attention` does more.
+        return func(
+            query,
+            key,
+            value,
+            attn_mask=attn_mask,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
     no_heads = query.ndim == key.ndim == value.ndim == 2
     if not enable_gqa:  # heads broadcast as other leading axes do
         lead = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
