@@ -35,11 +35,18 @@ def jax_while(cond: Any, body: Any, init: Any, max_steps: int) -> Any:
     return jax.lax.scan(step, init, length=max_steps)[0]
 
 
+def jax_surrogate(fn: Any, surrogate: Any) -> Any:
+    """The values of one function and the derivatives of another."""
+    wrapped = jax.custom_jvp(fn)
+    wrapped.defjvp(lambda p, t: (wrapped(*p), jax.jvp(surrogate, p, t)[1]))
+    return wrapped
+
+
 OURS = types.SimpleNamespace(
     np=torch,
     **{name: getattr(fl, name) for name in ("grad", "jvp", "vjp", "hessian", "vmap")},
     **{name: getattr(fl, name) for name in ("scan", "fori_loop", "cond")},
-    **{name: getattr(fl, name) for name in ("jit", "checkpoint")},
+    **{name: getattr(fl, name) for name in ("jit", "checkpoint", "surrogate_gradient")},
     while_loop=lambda c, b, v: fl.while_loop(c, b, v, max_steps=5),
 )
 THEIRS = types.SimpleNamespace(
@@ -49,6 +56,7 @@ THEIRS = types.SimpleNamespace(
     **{name: getattr(jax.lax, name) for name in ("scan", "fori_loop", "cond")},
     vmap=lambda f, in_dims: jax.vmap(f, in_axes=in_dims),
     while_loop=lambda c, b, v: jax_while(c, b, v, max_steps=5),
+    surrogate_gradient=jax_surrogate,
 )
 
 
@@ -87,6 +95,9 @@ INSIDE: dict[str, Callable[[Any], Function]] = {
         )
     ),
     "checkpoint": lambda lib: lib.checkpoint(base(lib)),
+    "surrogate_gradient": lambda lib: lib.surrogate_gradient(
+        lambda w, x: lib.np.round(w * x).sum() + w, base(lib)
+    ),
 }
 
 # Each takes the library and f, and is called with W, X and XS.
@@ -118,7 +129,7 @@ OUTSIDE: dict[str, Callable[[Any, Function], Any]] = {
     ),
 }
 # jit stands outermost, around another.
-JITTED = ("grad", "jvp", "vmap", "vmap(grad)")
+JITTED = ("grad", "jvp", "vmap", "vmap(grad)", "scan", "while_loop")
 OUTSIDE |= {"jit": lambda lib, f: lib.jit(lambda w, x, xs: f(w, x))}
 OUTSIDE |= {
     f"jit({name})": lambda lib, f, within=OUTSIDE[name]: lib.jit(within(lib, f))
@@ -191,7 +202,8 @@ are equal to float64 rounding. `no`: it raises the error below the table. No pai
 silently wrong. `python tests/compose.py` runs all pairs and writes this page; the tests
 run them too.
 
-`jit` stands outermost; inside another transform it is the plain call.
+`jit` stands outermost; inside another transform it is the plain call. `jit(scan)` and
+`jit(while_loop)` are loops in the graph, on torch's operators.
 """
 
 

@@ -18,6 +18,7 @@ from functorch_lab.transforms._grad import grad, value_and_grad
 from functorch_lab.transforms._jit import disable_jit, jit
 from functorch_lab.transforms._loops import fori_loop, while_loop
 from functorch_lab.transforms._scan import scan
+from functorch_lab.transforms._surrogate import surrogate_gradient
 from functorch_lab.transforms._vmap import mean_over_batch, vmap
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "mean_over_batch",
     "scan",
     "stop_gradient",
+    "surrogate_gradient",
     "value_and_grad",
     "vjp",
     "vmap",

@@ -23,6 +23,7 @@ from torch._functorch.autograd_function import custom_function_call
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensorDeviceMismatchError,
     FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
@@ -70,6 +71,15 @@ def run(
             result = call(*inputs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise RuntimeError(_needs_value(where, fn, error)) from None
+    except FakeTensorDeviceMismatchError as error:
+        # A zero tangent counts as one on the meta device, in torch.
+        if "meta" not in str(error):
+            raise RuntimeError(str(error)) from error
+        raise RuntimeError(
+            f"{where}: {name_of(fn)}: {_place(error)} takes a forward-mode derivative "
+            "of a derivative inside vmap: expected reverse mode there, which can be "
+            "compiled. Use hessian, or jacrev in place of jacfwd and jvp."
+        ) from None
     except RuntimeError as error:
         if "numpy() is not supported for tensor subclasses" not in str(error):
             raise

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functorch_lab.transforms._engine import entered
+from functorch_lab.transforms._engine import (
+    entered,
+    in_forward,
+    inside_forward,
+    is_traced,
+)
 from functorch_lab.transforms._flat import (
     flatten,
     is_differentiable,
@@ -71,9 +76,13 @@ def jvp(
     selection = _all_of("jvp", "primals", primals)
     directions = _matching("jvp", "tangents", tangents, primals, selection)
     flat = _FlatFunction("jvp", fn, selection.bind(fn, {}), has_aux)
-    value, tangent, *aux = torch.func.jvp(
-        flat, (entered(selection.primals),), (directions,), has_aux=True
-    )
+    point = entered(selection.primals)
+    if inside_forward():
+        value, tangent, *aux = _jvp_by_reverse(flat, point, directions)
+    else:
+        value, tangent, *aux = in_forward(
+            lambda: torch.func.jvp(flat, (point,), (directions,), has_aux=True)
+        )
     results = flat.tree(value), flat.tree(tangent)
     return (*results, flat.aux(*aux)) if has_aux else results
 
@@ -171,11 +180,13 @@ def jacfwd(
 
     Source: the semantics of `jax.jacfwd`.
     """
-    return _jacobian("jacfwd", torch.func.jacfwd, fn, argnums, has_aux)
+    return _jacobian("jacfwd", _jacfwd, fn, argnums, has_aux)
 
 
 def hessian(fn: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
-    """All second derivatives of a scalar function, forward over reverse.
+    """All second derivatives of a scalar function, forward over reverse mode.
+
+    Under `jit`, inside another transform, it is reverse over reverse mode.
 
     Args:
         fn: a pure function that returns a 0-d tensor.
@@ -193,7 +204,16 @@ def hessian(fn: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
 
     Source: the semantics of `jax.hessian`.
     """
-    return jacfwd(jacrev(fn, argnums), argnums)
+    first = jacrev(fn, argnums)
+    forward, reverse = jacfwd(first, argnums), jacrev(first, argnums)
+
+    @wraps(fn)
+    def hessian_fn(*args: Any, **kwargs: Any) -> Any:
+        # Dynamo cannot trace forward over reverse mode in another transform.
+        nested = is_traced() and torch._C._are_functorch_transforms_active()
+        return (reverse if nested else forward)(*args, **kwargs)
+
+    return hessian_fn
 
 
 def hvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> Any:
@@ -228,6 +248,26 @@ def hvp(fn: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any])
     first, *rest = primals
     gradient = grad(lambda point: fn(point, *rest))
     return jvp(gradient, (first,), tuple(tangents))[1]
+
+
+def _jacfwd(fn: Callable[..., Any], *, has_aux: bool) -> Callable[..., Any]:
+    """Dynamo cannot trace forward mode in a jvp, in which it is reverse mode."""
+    transform = torch.func.jacrev if inside_forward() else torch.func.jacfwd
+    return transform(fn, has_aux=has_aux)
+
+
+def _jvp_by_reverse(
+    flat: _FlatFunction, primals: list[Tensor], directions: list[Tensor]
+) -> tuple[Any, ...]:
+    """`torch.func.jvp` in reverse mode: the product with the transpose, transposed."""
+    value, _, *aux = torch.func.vjp(flat, primals, has_aux=True)
+
+    def transposed(cotangents: list[Tensor]) -> Any:
+        _, pullback, *_ = torch.func.vjp(flat, primals, has_aux=True)
+        return pullback(cotangents)[0]
+
+    _, push, *_ = torch.func.vjp(transposed, [torch.zeros_like(x) for x in value])
+    return value, push(directions)[0], *aux
 
 
 class _FlatFunction:

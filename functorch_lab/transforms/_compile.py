@@ -98,4 +98,6 @@ def compiling() -> Iterator[None]:
     with torch._dynamo.config.patch(changes), warnings.catch_warnings():
         # torch deprecates what its own compiler uses; under `-W error` that would fail.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        # It traces through a cache, which is right for a pure function.
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru")
         yield

@@ -26,6 +26,8 @@ _TENSOR = object()  # stands for a tensor among leaves that are anything else
 
 class _Level(threading.local):
     depth = 0
+    in_operator = False
+    forward = 0
 
 
 class _Dynamo:
@@ -47,7 +49,44 @@ def note_dynamo() -> None:
 
 def is_outermost() -> bool:
     """Whether no other differentiation or vmap is under way around this one."""
-    return _level.depth == 0 and not torch._C._are_functorch_transforms_active()
+    if _level.depth or _level.in_operator:
+        return False
+    return not torch._C._are_functorch_transforms_active()
+
+
+def in_operator(call: Callable[[], Any]) -> Any:
+    """The result of `call()`, in which `torch.func` takes every gradient.
+
+    Within torch's control-flow operators the outer engine cannot be traced.
+    """
+    if _level.in_operator:  # Dynamo allows a step no assignment, even one taken back
+        return call()
+    _level.in_operator = True
+    try:
+        return call()
+    finally:
+        _level.in_operator = False
+
+
+def is_traced() -> bool:
+    """Whether `jit` is looking at this call."""
+    return torch.compiler.is_dynamo_compiling() or _abstract.is_running()
+
+
+def inside_forward() -> bool:
+    """Whether a traced jvp is being taken around this call."""
+    return _level.forward > 0
+
+
+def in_forward(call: Callable[[], Any]) -> Any:
+    """The result of `call()`, which takes a jvp."""
+    if not is_traced():
+        return call()
+    _level.forward += 1
+    try:
+        return call()
+    finally:
+        _level.forward -= 1
 
 
 def inside_gradient() -> bool:
@@ -66,7 +105,7 @@ def value_and_gradients(
     """`(value, aux, gradients)` of `call`, by the engine that fits here."""
     if not is_outermost():
         return _inner(call, primals)
-    if torch.compiler.is_dynamo_compiling() or _abstract.is_running():
+    if is_traced():
         if _dynamo.takes_autograd:
             return _outer(call, primals)
         return _inner(call, entered(primals))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functorch_lab.transforms import _operator
 from functorch_lab.transforms._carry import Carry, require_function
 from functorch_lab.transforms._flat import (
     flatten,
@@ -17,6 +18,7 @@ from functorch_lab.transforms._flat import (
     name_of,
     unflatten,
 )
+from functorch_lab.transforms._scan import Loop, filled, present
 from functorch_lab.transforms._values import chosen, known_value, known_values
 
 
@@ -28,7 +30,9 @@ def fori_loop(
 ) -> Any:
     """`for i in range(lower, upper): value = body(i, value)`.
 
-    As `scan`, a Python loop: right under every transform, and unrolled under `jit`.
+    As `scan`, a Python loop: right under every transform, and one step in the graph or
+    all of them under `jit`. All of them where `body` needs the value of the index, as
+    in `x[i]`; `scan` over `x` does not.
 
     Args:
         lower: the first index.
@@ -55,6 +59,11 @@ def fori_loop(
     """
     require_function("fori_loop", "body", body)
     start, stop = _bound("lower", lower), _bound("upper", upper)
+    if stop - start > 1:
+        steps = torch.arange(start, stop)
+        loop = Loop(lambda value, i: (body(i, value), None), init, steps, 1)
+        if _operator.look(name_of(body), loop.first):
+            return loop.run(stop - start)[0]
     carry = Carry("fori_loop", body, init)
     for number in range(start, stop):
         # A tensor made from a constant keeps its value while jit traces, so that x[i]
@@ -76,17 +85,20 @@ def while_loop(
     Where the condition has one known value (eagerly, and there also under `grad` and
     `jvp`) it is a Python loop, and differentiable. Under `vmap`, each sample stops by
     itself: the body is computed for all of them until the last has stopped, and a
-    sample that has stopped keeps its value and its derivative. Under `jit` nothing is
-    known while the loop is traced, so that `max_steps` steps are computed in this way.
-    After it has stopped, a sample calls the body on `init`, not on its last value,
-    where a body such as `1 / (value - limit)` may divide by zero.
+    sample that has stopped keeps its value and its derivative. Under `jit` it is a loop
+    in the graph, as long as no other transform is around it and no gradient is taken
+    through it; elsewhere nothing is known while the loop is traced, so that `max_steps`
+    steps are computed, as for samples. After it has stopped, a sample calls the body on
+    `init`, not on its last value, where a body such as `1 / (value - limit)` may divide
+    by zero.
 
     Args:
         cond: a pure function of the value; a 0-d bool.
         body: one step, a pure function of the value.
         init: the first value: a tree of tensors or numbers, as in `scan`.
-        max_steps: a bound for the number of steps; `jit` requires it. A loop that has
-            not ended by then stops there, in eager mode too.
+        max_steps: a bound for the number of steps, which `jit` of another transform of
+            the loop requires. A loop that has not ended by then stops there, in eager
+            mode too.
 
     Returns:
         The last value.
@@ -114,6 +126,10 @@ def while_loop(
             f"while_loop: max_steps: expected an int of 0 or more, or None, got "
             f"{max_steps!r}. Leave it out where the loop is not compiled."
         )
+    if max_steps != 0:
+        loop = _While(cond, body, init, max_steps)
+        if _operator.look(name_of(body), loop.first):
+            return loop.run()
     carry = Carry("while_loop", body, init)
     first = map_tensors(Tensor.detach, carry.leaves)
     step = 0
@@ -125,8 +141,8 @@ def while_loop(
         if values is None and max_steps is None:
             raise ValueError(
                 f"while_loop: {name_of(body)}: max_steps: expected a bound where the "
-                "condition has no value, as under jit, got None. Pass max_steps=..., "
-                "or run the loop eagerly."
+                "condition has no value, as in a derivative or vmap under jit, got "
+                "None. Pass max_steps=..., or run the loop eagerly."
             )
         if values is not None and values.all():
             carry.advance(lambda value: (body(value), None))
@@ -134,6 +150,40 @@ def while_loop(
             _advance_some(carry, body, going, first)
         step += 1
     return carry.tree
+
+
+class _While:
+    """The loop on torch's operator."""
+
+    def __init__(self, cond: Any, body: Any, init: Any, max_steps: int | None) -> None:
+        self.cond, self.body, self.max_steps = cond, body, max_steps
+        self.carry = Carry("while_loop", body, init)
+
+    def first(self) -> list[Any]:
+        """The results of the first step, which tell the types of all."""
+        self._advance(self.carry)
+        return [*self.carry.leaves, _condition(self.cond, self.carry.tree)]
+
+    def run(self) -> Any:
+        start, spec = self.carry.previous, self.carry.spec
+        zero = torch.zeros((), dtype=torch.int64)
+
+        def going(values: list[Tensor]) -> Tensor:
+            more = _condition(self.cond, unflatten(spec, filled(start, values[1:])))
+            limit = self.max_steps
+            return more if limit is None else more & (values[0] < limit)
+
+        def step(values: list[Tensor]) -> list[Tensor]:
+            tree = unflatten(spec, filled(start, values[1:]))
+            carry = Carry("while_loop", self.body, tree)
+            self._advance(carry)
+            return [values[0] + 1, *present(carry.leaves)]
+
+        values = _operator.while_loop(going, step, [zero, *present(start)])
+        return unflatten(spec, filled(start, values[1:]))
+
+    def _advance(self, carry: Carry) -> None:
+        carry.advance(lambda value: (self.body(value), None))
 
 
 def _advance_some(

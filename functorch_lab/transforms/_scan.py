@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functorch_lab.transforms import _operator
 from functorch_lab.transforms._carry import NUMBERS, Carry, path_of, require_function
 from functorch_lab.transforms._flat import flatten, kind_of, name_of, unflatten
 
@@ -23,9 +24,12 @@ def scan(
 ) -> tuple[Any, Any]:
     """Calls `carry, y = f(carry, x)` for each `x`, and stacks the `y`.
 
-    It is a Python loop: right under every transform, in each other, and under `jit` a
-    graph that holds each step, so that compiling takes time in proportion to the
-    length. To keep only the carries for a backward pass, scan over `checkpoint(f)`.
+    It is a Python loop, right under every transform and in each other. Under `jit`, the
+    graph holds one step and a loop over it (torch's scan operator), whatever the
+    length, as long as no other transform is around the loop and no gradient is taken
+    through it: a training loop compiles in the time of one step. Elsewhere the graph
+    holds each step, and compiling takes time in proportion to the length. To keep only
+    the carries for a backward pass, scan over `checkpoint(f)`.
 
     Args:
         f: one step, a pure function of the carry and of one element of `xs`.
@@ -36,7 +40,8 @@ def scan(
         length: the number of steps, where it does not follow from `xs`.
         reverse: whether the loop runs from the last element to the first. Each `y`
             stands where its `x` stood.
-        unroll: accepted as in JAX, and without effect: all steps are unrolled.
+        unroll: how many steps one iteration of the compiled loop takes: more compile
+            longer and run faster where a step is small. True unrolls the loop.
 
     Returns:
         `(carry, ys)`, the last carry and a tree like `y` whose leaves have a leading
@@ -66,6 +71,11 @@ def scan(
     found, spec = flatten(xs)
     count = _length(found, xs, length)
     carry = Carry("scan", f, init)
+    chunk = count if unroll is True else int(unroll) or 1
+    if count >= 2 * chunk:
+        loop = Loop(f, init, xs, chunk)
+        if _operator.look(name_of(f), loop.first):
+            return loop.run(count, reverse=reverse)
     ys = _Stack(f)
     # One unbind, whose derivative is one stack; indexing would make, in the backward
     # pass, a gradient of the size of all of xs for each step.
@@ -118,6 +128,11 @@ class _Stack:
             column.append(value)
 
     def stacked(self, *, reverse: bool = False, stop: int | None = None) -> Any:
+        return unflatten(self.spec, self.leaves(reverse=reverse, stop=stop))
+
+    def leaves(
+        self, *, reverse: bool = False, stop: int | None = None
+    ) -> list[Tensor | None]:
         leaves: list[Tensor | None] = []
         for column in self.columns:
             tensors = [value for value in column if value is not None]
@@ -127,7 +142,84 @@ class _Stack:
             stack = torch.stack(tensors[::-1] if reverse else tensors)
             # Of no steps nothing is left, not even a way for a gradient.
             leaves.append(stack if stop is None else stack.detach()[:stop])
-        return unflatten(self.spec, leaves)
+        return leaves
+
+
+class Loop:
+    """The loop on torch's operator, `chunk` steps in each of its iterations."""
+
+    def __init__(self, f: Callable[..., Any], init: Any, xs: Any, chunk: int) -> None:
+        self.f, self.chunk = f, chunk
+        self.carry, self.ys = Carry("scan", f, init), _Stack(f)
+        self.found, self.spec = flatten(xs)
+
+    def first(self) -> list[Any]:
+        """The results of the first step, which tell the types of all."""
+        self._advance(self.carry, self.ys, [_row(x, 0) for x in self.found])
+        return [*self.carry.leaves, *(column[0] for column in self.ys.columns)]
+
+    def run(self, count: int, *, reverse: bool = False) -> tuple[Any, Any]:
+        """The last carry and the stacked results, in the structures of the first."""
+        start = self.carry.previous
+        found = [x.flip(0) if reverse and x is not None else x for x in self.found]
+        whole = count // self.chunk * self.chunk
+        values, columns = _operator.scan(
+            lambda values, rows: self._chunk(start, values, rows),
+            # The operator wants a carry, an x and a y, which a step may do without.
+            present(start) or [torch.zeros(())],
+            [self._cut(x[:whole]) for x in present(found) or [torch.zeros(count)]],
+        )
+        carry = self._carry(filled(start, values))
+        firsts = [column[0] for column in self.ys.columns]
+        columns = columns if present(firsts) else []
+        if self.chunk > 1:
+            columns = [column.flatten(0, 1) for column in columns]
+        rest = _Stack(self.f)
+        for t in range(whole, count):
+            self._advance(carry, rest, [_row(x, t) for x in found])
+        if whole < count:
+            tails = present(rest.leaves())
+            columns = [torch.cat(p) for p in zip(columns, tails, strict=True)]
+        if reverse:
+            columns = [column.flip(0) for column in columns]
+        ys = unflatten(self.ys.spec, filled(firsts, columns))
+        return carry.tree, ys
+
+    def _carry(self, leaves: list[Any]) -> Carry:
+        return Carry("scan", self.f, unflatten(self.carry.spec, leaves))
+
+    def _chunk(
+        self, start: list[Any], values: list[Tensor], rows: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        carry, ys = self._carry(filled(start, values)), _Stack(self.f)
+        x = filled(self.found, rows)
+        for t in range(self.chunk):
+            step = x if self.chunk == 1 else [_row(leaf, t) for leaf in x]
+            self._advance(carry, ys, step)
+        single = self.chunk == 1
+        results = [column[0] for column in ys.columns] if single else ys.leaves()
+        return present(carry.leaves) or values, present(results) or [torch.zeros(())]
+
+    def _advance(self, carry: Carry, ys: _Stack, row: list[Any]) -> None:
+        x = unflatten(self.spec, row)
+        ys.append(carry.advance(lambda c: _pair(self.f, self.f(c, x))))
+
+    def _cut(self, x: Tensor) -> Tensor:
+        return x if self.chunk == 1 else x.unflatten(0, (-1, self.chunk))
+
+
+def _row(x: Tensor | None, t: int) -> Tensor | None:
+    return None if x is None else x[t]
+
+
+def present(found: list[Any]) -> list[Tensor]:
+    return [x for x in found if x is not None]
+
+
+def filled(like: list[Any], values: list[Tensor]) -> list[Any]:
+    """The values, with None where `like` has it."""
+    rest = iter(values)
+    return [None if x is None else next(rest) for x in like]
 
 
 def _alike(first: Tensor | None, value: Tensor | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from functorch_lab.transforms import _abstract, _compile, _failure
+from functorch_lab.transforms import _abstract, _compile, _failure, _operator
 from functorch_lab.transforms._arguments import Parameters, signature
 from functorch_lab.transforms._donation import (
     Reuse,
@@ -164,14 +164,9 @@ class Traced:
         with _compile.lock:
             if self._compiled is None:
                 note_dynamo()
-            number = self._new_plan(call)
-            self._permit = (threading.get_ident(), number)
             proof = self._proof(call)
             try:
-                if self._compiled is None:
-                    self._compiled = self._make()
-                with _compile.compiling():
-                    result = self._compiled(*call.tree)
+                result = self._first_result(call)
             except Exception as error:
                 if explained := _failure.out_of_bounds(self.name, error):
                     raise explained from None
@@ -182,18 +177,47 @@ class Traced:
                 if not _failure.is_compiler_error(error):
                     raise
                 raise _failure.explain(self.name, error) from None
-            finally:
-                self._permit = None
             if proof is not None and not self._proves(proof, call, result):
                 self._eager = True
                 return None, []
             return result
 
-    def _new_plan(self, call: Call) -> int:
+    def _first_result(self, call: Call, *, rolled: bool = True) -> Any:
+        """What the compiled function returns after a trace, loops rolled if possible.
+
+        Raises:
+            Exception: whatever the abstract run or the compiler raises.
+        """
+        if self._compiled is None:
+            self._compiled = self._make()
+        with _operator.rolling(rolled):
+            number = self._new_plan(call, note=rolled)
+            self._permit = (threading.get_ident(), number)
+            try:
+                with _compile.compiling():
+                    return self._compiled(*call.tree)
+            except Exception as error:
+                if not _operator.used() or not _failure.is_compiler_error(error):
+                    raise
+                if _failure.lacks_compiler(error):
+                    raise
+            finally:
+                self._permit = None
+        return self._first_result(call, rolled=False)
+
+    def _new_plan(self, call: Call, *, note: bool) -> int:
         def applied(*leaves: Any) -> Any:
             return self._applied(*unflatten(call.spec, leaves))
 
         inputs, results, spec = _abstract.run("jit", self.fn, applied, call.leaves)
+        reuse, unmatched = plan(self._groups, inputs, results, spec)
+        self._plans.append((reuse, spec))
+        if note:
+            self._noted(call, unmatched)
+        return len(self._plans) - 1
+
+    def _noted(self, call: Call, unmatched: list[int]) -> None:
+        """Counts the trace, and warns of donated arguments without a counterpart."""
         self._note(
             {
                 **signature(call.leaves, self._paths),
@@ -201,7 +225,6 @@ class Traced:
                 "the arguments": f"structure {call.spec}",
             }
         )
-        reuse, unmatched = plan(self._groups, inputs, results, spec)
         for number in unmatched:
             first = self._groups[number][1][0]
             _abstract.warn(
@@ -210,8 +233,6 @@ class Traced:
                 "its new value, or don't donate it.",
                 UserWarning,
             )
-        self._plans.append((reuse, spec))
-        return len(self._plans) - 1
 
     def _make(self) -> Callable[..., Any]:
         fn = self.fn

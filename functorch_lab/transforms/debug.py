@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from functorch_lab.transforms import _abstract
+from functorch_lab.transforms import _abstract, _operator
 from functorch_lab.transforms._arguments import changes
 from functorch_lab.transforms._flat import leaves, paths
 from functorch_lab.transforms._jit import Jitted
@@ -36,6 +36,8 @@ def print(template: str, /, **values: Any) -> None:
 
     Source: the semantics of `jax.debug.print`.
     """
+    if _operator.is_looking():
+        return
     if torch.compiler.is_dynamo_compiling():
         _compiled_print(template, **values)
         return
