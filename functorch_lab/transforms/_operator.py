@@ -171,7 +171,7 @@ def _mend_dynamo() -> None:
     objects = [*table.store_attr_mutations, *table.id_to_variable.values()]
     for found in objects:
         attributes = getattr(getattr(found, "dict_vt", None), "items", None)
-        if hasattr(attributes, "side_effects"):
+        if attributes is not None and hasattr(attributes, "side_effects"):
             attributes.side_effects = table
 
 

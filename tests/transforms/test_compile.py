@@ -2,6 +2,7 @@
 
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def test_instruction_sets_are_not_tried_unless_the_environment_says(
     assert got == expected
 
 
-def scalar(np):
+def scalar(np: Any) -> Any:
     return lambda w, x: np.sin(w[0] * x).sum() * np.exp(w[1] * x[0]) + (w**3).sum()
 
 
@@ -52,7 +53,7 @@ def twice(lib, f):
     return lambda w, x: lib.jvp(lambda w: inner(w, x), (w,), (w,))
 
 
-NESTED = {
+NESTED: dict[str, Any] = {
     "vmap(hessian)": lambda lib, f: lib.vmap(lib.hessian(f), (None, 0)),
     "vmap(jvp(jvp))": lambda lib, f: lib.vmap(twice(lib, f), (None, 0)),
     "vmap(jvp(jacfwd))": lambda lib, f: lib.vmap(
@@ -64,7 +65,8 @@ NESTED = {
 @pytest.mark.parametrize("name", NESTED)
 def test_second_derivatives_under_jit_equal_jax(monkeypatch, name):
     monkeypatch.setattr(_compile, "BACKEND", "eager")
-    ours = fl.jit(NESTED[name](fl, scalar(torch)))(W, X)
+    function: Callable[..., Any] = NESTED[name](fl, scalar(torch))
+    ours = fl.jit(function)(W, X)
     with jax.enable_x64(True):
         args = jnp.asarray(W.numpy()), jnp.asarray(X.numpy())
         theirs = jax.tree.leaves(NESTED[name](jax, scalar(jnp))(*args))

@@ -1,6 +1,7 @@
 """surrogate_gradient against jax.custom_jvp, in float64."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ def in_jax(fn, surrogate):
     return wrapped
 
 
-PAIRS = {
+PAIRS: dict[str, Any] = {
     "straight through": lambda np: (lambda x: np.round(x) + 0, lambda x: x * 1.0),
     "spike": lambda np: (lambda x: (x > 0) * 1.0 + 0 * x, lambda x: np.tanh(3 * x)),
     "reversed": lambda np: (lambda x: x * 1.0, lambda x: -x),
@@ -30,7 +31,7 @@ PAIRS = {
         lambda x: np.where(x > 0, x**3, 0.1 * x),
     ),
 }
-USES = {
+USES: dict[str, Any] = {
     "value": lambda lib, f: f,
     "grad": lambda lib, f: lib.grad(lambda x: (f(x) * x**2).sum()),
     "jvp": lambda lib, f: lambda x: lib.jvp(f, (x,), (x * 3,)),
@@ -43,7 +44,7 @@ USES = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("pair", PAIRS)
 def test_derivatives_equal_jax(pair, use):
-    ours = USES[use](any_(fl), fl.surrogate_gradient(*PAIRS[pair](torch)))(X)
+    ours = USES[use](fl, fl.surrogate_gradient(*PAIRS[pair](torch)))(X)
     with jax.enable_x64(True):
         theirs = USES[use](jax, in_jax(*PAIRS[pair](jnp)))(jnp.asarray(X.numpy()))
         expected = [
@@ -57,7 +58,9 @@ def test_derivatives_equal_jax(pair, use):
 def test_under_jit_it_is_the_same(monkeypatch):
     monkeypatch.setattr(_compile, "BACKEND", "eager")
     for use in ("jvp", "vmap(grad)"):
-        f = USES[use](any_(fl), fl.surrogate_gradient(*PAIRS["spike"](torch)))
+        f: Callable[..., Any] = USES[use](
+            fl, fl.surrogate_gradient(*PAIRS["spike"](torch))
+        )
         assert_close(fl.jit(f)(X), f(X), rtol=1e-12, atol=0)
 
 
