@@ -61,6 +61,11 @@ def report(
             for row, times in rows.items()
         },
     }
+    write(name, record)
+
+
+def write(name: str, record: Mapping[str, object]) -> None:
+    """The record of a run as results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
