@@ -27,22 +27,25 @@ def compose(forward: Callable[..., Any], /, **layers: AnyPart) -> Layer | Statef
     """A layer from named layers and a function that says how they are joined.
 
     `forward(m, x)` calls `m.name(x)`: the layer of that name with its params, its key
-    and `train` already bound. Every call gets a key of its own, also a second call of
-    the same layer (which shares its params). `m.name.params` are the layer's params,
-    for instance to tie weights; `m.train` is whether it trains, and `m.key()` a new key
-    for randomness in `forward` itself, `None` when `apply` got none. Of a stateful
-    layer, a second call begins with the state that the first one left, `m.name.state`.
+    and `train` already bound, and with any inputs and options that it takes beside:
+    `m.attention(x, mask=mask)`, `m.lstm(x, lengths=lengths)`. Every call gets a key of
+    its own, also a second call of the same layer (which shares its params).
+    `m.name.params` are the layer's params, for instance to tie weights; `m.train` is
+    whether it trains, and `m.key()` a new key for randomness in `forward` itself,
+    `None` when `apply` got none. Of a stateful layer, a second call begins with the
+    state that the first one left, `m.name.state`.
 
     Args:
-        forward: `forward(m, *inputs)`, any pure function.
-        layers: layers, or plain functions of one tensor, by name.
+        forward: `forward(m, *inputs, **options)`, any pure function.
+        layers: layers, or plain functions, by name.
 
     Returns:
         A layer whose params are a dict with one entry for each of `layers`; `apply`
-        takes as many inputs as `forward` and returns what it returns. It is stateful if
-        one of `layers` is, and its state such a dict, `()` for those without; then its
-        `apply` raises `ValueError` where `forward` calls a stateful layer inside a
-        `vmap` of its own, in which the new state would be lost.
+        takes the inputs and options of `forward`, beside `key` and `train`, and returns
+        what it returns. It is stateful if one of `layers` is, and its state such a
+        dict, `()` for those without. Its `apply` raises `TypeError` where `forward`
+        gives a layer `key` or `train`, and `ValueError` where it calls a stateful layer
+        inside a `vmap` of its own, in which the new state would be lost.
 
     Raises:
         ValueError: a layer is called "key" or "train", or begins with an underscore.
@@ -85,11 +88,12 @@ def compose(forward: Callable[..., Any], /, **layers: AnyPart) -> Layer | Statef
         *inputs: Any,
         key: Tensor | None = None,
         train: bool = False,
+        **options: Any,
     ) -> tuple[Any, dict[str, Any]]:
         _check_names("params", params, parts)
         _check_names("state", state, parts)
         bound = _Bound(parts, params, state, key, train)
-        y = forward(bound, *inputs)
+        y = forward(bound, *inputs, **options)
         return y, {name: getattr(bound, name).state for name in parts}
 
     return combined(layers.values(), init, apply, dict.fromkeys(parts, ()))
@@ -155,11 +159,17 @@ class _BoundLayer:
         self._layer = layer
         self._model = model
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
         model = self._model
-        y, state = self._layer.apply(
-            self.params, self.state, *inputs, key=model.key(), train=model.train
-        )
+        bound = sorted(_RESERVED & options.keys())
+        if bound:
+            raise TypeError(
+                f"nn.compose: forward: m.{self._name}: expected options other than "
+                f"{sorted(_RESERVED)}, which are bound already, got {bound}. Pass them "
+                "to the apply of the model."
+            )
+        options |= {"key": model.key(), "train": model.train}
+        y, state = self._layer.apply(self.params, self.state, *inputs, **options)
         pairs = zip(tree.leaves(state), tree.leaves(self.state), strict=True)
         changed = any(new is not old for new, old in pairs)
         if changed and _transforms_around() != model._around:

@@ -81,8 +81,9 @@ def residual(layer: AnyPart) -> Layer | StatefulLayer:
         layer: a layer, or a plain function, that keeps the shape.
 
     Returns:
-        A layer with the params of `layer`, stateful if `layer` is. Its `apply` raises
-        `ValueError` if `layer` changes the shape.
+        A layer with the params of `layer`, stateful if `layer` is. Its `apply` takes
+        what that of `layer` takes, further inputs and options such as `mask=` too. It
+        raises `ValueError` if `layer` changes the shape.
 
     Raises:
         TypeError: `layer` is neither a layer nor a function.
@@ -101,11 +102,14 @@ def residual(layer: AnyPart) -> Layer | StatefulLayer:
         params: Any,
         state: Any,
         x: Tensor,
-        *,
+        *inputs: Any,
         key: Tensor | None = None,
         train: bool = False,
+        **options: Any,
     ) -> tuple[Tensor, Any]:
-        y, state = part.apply(params, state, x, key=key, train=train)
+        y, state = part.apply(
+            params, state, x, *inputs, key=key, train=train, **options
+        )
         if y.shape != x.shape:
             raise ValueError(
                 f"nn.residual: layer: expected an output of the input's shape, "

@@ -25,12 +25,12 @@ def stateful(layer: AnyPart) -> StatefulLayer:
     `train.make_step(..., stateful=True)`.
 
     Args:
-        layer: a layer, a plain function of one tensor, or a stateful layer, which is
-            returned as it is.
+        layer: a layer, a plain function, or a stateful layer, which is returned as it
+            is.
 
     Returns:
-        A stateful layer with the params of `layer`. Its `apply` raises `ValueError` for
-        a state other than `()`.
+        A stateful layer with the params of `layer`, whose `apply` takes the inputs and
+        options of that of `layer`. It raises `ValueError` for a state other than `()`.
 
     Raises:
         TypeError: `layer` is neither a layer nor a function.
@@ -62,9 +62,10 @@ def as_stateful(function: str, name: str, part: Any) -> StatefulLayer:
         *inputs: Any,
         key: Tensor | None = None,
         train: bool = False,
+        **options: Any,
     ) -> tuple[Any, Any]:
         no_state(function, state)
-        return layer.apply(params, *inputs, key=key, train=train), ()
+        return layer.apply(params, *inputs, key=key, train=train, **options), ()
 
     return StatefulLayer(lambda key: (layer.init(key), ()), apply)
 
@@ -87,10 +88,14 @@ def as_layer(function: str, name: str, part: Any) -> Layer:
         )
 
     def apply(
-        params: Any, x: Any, *, key: Tensor | None = None, train: bool = False
+        params: Any,
+        *inputs: Any,
+        key: Tensor | None = None,
+        train: bool = False,
+        **options: Any,
     ) -> Any:
         _checks.no_params(function, params)
-        return part(x)
+        return part(*inputs, **options)
 
     return Layer(lambda key: (), apply)
 
@@ -112,9 +117,13 @@ def combined(
         return init(key)[0]
 
     def apply_(
-        params: Any, *inputs: Any, key: Tensor | None = None, train: bool = False
+        params: Any,
+        *inputs: Any,
+        key: Tensor | None = None,
+        train: bool = False,
+        **options: Any,
     ) -> Any:
-        return apply(params, empty, *inputs, key=key, train=train)[0]
+        return apply(params, empty, *inputs, key=key, train=train, **options)[0]
 
     return Layer(init_, apply_)
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import grad, vmap
 
+import functorch_lab as fl
 from functorch_lab import nn, random, types
 
 KEY = random.key(3)
@@ -92,6 +93,64 @@ def test_forward_takes_and_returns_any_trees():
     torch.testing.assert_close(out["y"], expected)
 
 
+def test_options_reach_the_layers():
+    """A mask and lengths by name, through every combinator of one input and layer."""
+    attention = nn.multi_head_attention(5, 1)
+
+    def inner(m, x, *, mask):
+        return m.kept(m.around(m.attn(x, mask=mask), mask=mask), mask=mask)
+
+    parts = {"attn": attention, "around": nn.residual(attention)}
+    block = nn.compose(inner, **parts, kept=nn.remat(attention))
+
+    def outer(m, x, *, mask, lengths, axis=-1):
+        return m.softmax(m.lstm(m.block(x, mask=mask), lengths=lengths), dim=axis)
+
+    lstm = nn.lstm(5, 2)
+    model = nn.compose(outer, block=block, lstm=lstm, softmax=torch.softmax)
+    params = model.init(KEY)
+    x = torch.stack([X, X.flip(0) * 0.3])
+    lengths = torch.tensor([3, 2])
+    mask = (torch.arange(3) < lengths[:, None])[:, None]
+    options = {"mask": mask, "lengths": lengths, "axis": 1}
+
+    def whole(params):
+        return model.apply(params, x, **options)
+
+    def by_place(params):
+        h = x
+        for name in ("attn", "around", "kept"):
+            y = attention.apply(params["block"][name], h, None, None, mask)
+            h = h + y if name == "around" else y
+        return lstm.apply(params["lstm"], h, None, lengths).softmax(1)
+
+    torch.testing.assert_close(whole(params), by_place(params))
+    for gradient in (grad, fl.grad):
+        torch.testing.assert_close(
+            gradient(lambda p: whole(p).square().sum())(params),
+            grad(lambda p: by_place(p).square().sum())(params),
+        )
+    assert not torch.allclose(whole(params)[1], model.apply(
+        params, x, mask=mask | True, lengths=lengths, axis=1)[1])  # fmt: skip
+    state = {"block": (), "lstm": (), "softmax": ()}
+    y, state = nn.stateful(model).apply(params, (), x, **options)
+    torch.testing.assert_close(y, whole(params))
+    assert state == ()
+
+
+def test_options_reach_stateful_layers():
+    def apply(params, state, x, shift=2.0, *, scale, key=None, train=False):
+        return x * scale + shift, {"calls": state["calls"] + 1}
+
+    counter = types.StatefulLayer(lambda _: ((), {"calls": torch.tensor(2)}), apply)
+    around = nn.residual(nn.remat(counter))
+    model = nn.compose(lambda m, x, scale: m.a(x, 5.0, scale=scale), a=around)
+    params, state = model.init(KEY)
+    y, state = model.apply(params, state, X, scale=3.0)
+    torch.testing.assert_close(y, 4 * X + 5)
+    assert state["a"]["calls"] == 3
+
+
 def test_composes_with_itself_and_with_sequential():
     inner = nn.compose(lambda m, x: m.b(m.a(x)), a=nn.linear(5, 7), b=nn.linear(7, 5))
     outer = nn.sequential(inner, nn.residual(inner))
@@ -128,6 +187,13 @@ def test_compiles_without_a_break():
     [
         (lambda: nn.compose(lambda m, x: m.attn(x), mlp=nn.relu).apply({"mlp": ()}, X),
          AttributeError, r"nn.compose: forward: m.attn: expected one of \['mlp'\]"),
+        (lambda: nn.compose(lambda m, x: m.mlp(x, train=True), mlp=nn.relu).apply(
+            {"mlp": ()}, X), TypeError, r"nn.compose: forward: m.mlp: expected options "
+         r"other than \['key', 'train'\], which are bound already, got \['train'\]"),
+        (lambda: nn.compose(lambda m, x: m.mlp(x, key=KEY), mlp=nn.relu).apply(
+            {"mlp": ()}, X), TypeError, r"got \['key'\]. Pass them to the apply"),
+        (lambda: nn.compose(lambda m, x: m.a(x, masks=X), a=nn.linear(5, 2)).apply(
+            {"a": {}}, X), TypeError, "unexpected keyword argument 'masks'"),
         (lambda: nn.compose(forward, train=nn.relu), ValueError, r"got \['train'\]"),
         (lambda: nn.compose(forward, _a=nn.relu), ValueError, r"got \['_a'\]"),
         (lambda: nn.compose(nn.linear(2, 3)), TypeError, "forward: .* got Layer"),

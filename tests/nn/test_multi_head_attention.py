@@ -338,17 +338,6 @@ def test_per_sample_gradients_and_a_population():
     close(ys, torch.stack([layer.apply(p, x) for p in many]))
 
 
-def test_inside_compose_a_mask_is_given_by_place():
-    model = nn.compose(
-        lambda m, x, mask: m.attn(x, None, None, mask),
-        attn=nn.multi_head_attention(D, HEADS),
-    )
-    params = model.init(random.key(0))
-    x, mask = numbers(B, L, D).float(), numbers(B, 1, L) > -0.7
-    expected = nn.multi_head_attention(D, HEADS).apply(params["attn"], x, mask=mask)
-    close(model.apply(params, x, mask), expected)
-
-
 def test_autocast_and_a_mask_of_another_precision():
     layer = nn.multi_head_attention(D, 3, rotary=True)
     params = layer.init(random.key(0))
