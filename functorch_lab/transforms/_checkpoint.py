@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,11 +56,13 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
         # again, so that it could not be computed there.
         if torch._C._are_functorch_transforms_active():
             return fn(*args, **kwargs)
+        options: dict[str, Any] = {"use_reentrant": False}
+        # No generator to rewind: random numbers come from keys.
+        options["preserve_rng_state"] = False
+        if torch.compiler.is_dynamo_compiling():
+            options["context_fn"] = _policy
         try:
-            # Without a generator to rewind: random numbers come from keys.
-            return torch_checkpoint.checkpoint(
-                fn, *args, use_reentrant=False, preserve_rng_state=False, **kwargs
-            )
+            return torch_checkpoint.checkpoint(fn, *args, **options, **kwargs)
         except RuntimeError as error:
             if "yet support saved tensor hooks" not in str(error):
                 raise
@@ -70,3 +73,21 @@ def checkpoint(fn: Callable[..., Any]) -> Callable[..., Any]:
             ) from None
 
     return checkpointed
+
+
+def _kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a compiled graph keeps: what it cannot compute again.
+
+    That are operations that may draw from torch's generator, fused attention among
+    them, whose result is small beside what it would take to write it out.
+    """
+    policy = torch_checkpoint.CheckpointPolicy
+    draws = torch.Tag.nondeterministic_seeded in getattr(operation, "tags", ())
+    return policy.MUST_SAVE if draws else policy.MUST_RECOMPUTE
+
+
+# With a policy, unlike without, torch also tells neighbouring checkpoints apart, and
+# keeps what goes from one to the next.
+_policy = functools.partial(
+    torch_checkpoint.create_selective_checkpoint_contexts, _kept
+)

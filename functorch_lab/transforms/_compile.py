@@ -50,7 +50,9 @@ def compile_flat(
     options: dict[str, Any] = {"guard_filter_fn": _kept_guards}
     if BACKEND == "inductor":
         from functorch_lab.transforms._overwrite import ReadBeforeOverwrite
+        from functorch_lab.transforms._recompute import RecomputeLate
 
+        options["joint_custom_pre_pass"] = RecomputeLate()
         options["post_grad_custom_post_pass"] = ReadBeforeOverwrite()
         # Inductor writes an expression out anew at each use until it has this many
         # operations. With its 30, the rounds of one random draw take a minute to
@@ -95,9 +97,25 @@ def compiling() -> Iterator[None]:
             for name in _LOGGING
             if hasattr(owner, name)
         } | torch._dynamo.config.ignore_logging_functions
-    with torch._dynamo.config.patch(changes), warnings.catch_warnings():
+    patched = torch._dynamo.config.patch(changes)
+    with patched, warnings.catch_warnings(), _without_advice():
         # torch deprecates what its own compiler uses; under `-W error` that would fail.
         warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
         # It traces through a cache, which is right for a pure function.
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru")
         yield
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without torch's log line on a checkpoint policy: pure functions follow it."""
+    logger = logging.getLogger("torch._higher_order_ops.wrap")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Detected that context_fn is passed" not in str(record.msg)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

@@ -1,6 +1,7 @@
 """checkpoint: the same results, and less memory, measured by counting."""
 
 import functools
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -260,3 +261,54 @@ def test_a_gradient_inside_is_refused(jit):
 def test_what_is_no_function_is_refused():
     with pytest.raises(TypeError, match="checkpoint: fn: expected a function, got a t"):
         fl.checkpoint(any_(X))
+
+
+def peak_bytes(call):
+    """The most that one call allocates at a time, beside what is there before it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        call()
+    events = record.profiler.kineto_results.events()
+    events = [event for event in events if event.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return max(itertools.accumulate(sizes))
+
+
+def attention_block(x, qkv):
+    heads = (x @ qkv).unflatten(-1, (3, 2, -1)).transpose(1, 3)
+    y = torch.nn.functional.scaled_dot_product_attention(*heads.unbind(2))
+    return x + y.transpose(1, 2).flatten(2)
+
+
+def test_fused_attention_is_kept_and_all_else_computed_again(monkeypatch):
+    monkeypatch.setattr(_compile, "BACKEND", "aot_eager")
+    x = torch.linspace(0.3, 1.7, 60, dtype=torch.float64).reshape(2, 5, 6)
+    qkv = torch.linspace(-0.8, 1.1, 108, dtype=torch.float64).reshape(6, 18)
+
+    def gradient_of(block):
+        return fl.grad(lambda qkv: block(block(x, qkv), qkv).square().mean())
+
+    light = fl.jit(gradient_of(fl.checkpoint(attention_block)))
+    same(light(qkv), gradient_of(attention_block)(qkv))
+
+
+def test_compiled_it_takes_less_than_half_of_the_memory():
+    def block(x):
+        for _ in range(6):
+            x = torch.tanh(x @ W)
+        return x
+
+    def loss(block, x):
+        for _ in range(4):
+            x = block(x)
+        return x.square().mean()
+
+    x = X.repeat(30, 1)
+    plain, light = (
+        fl.jit(fl.grad(functools.partial(loss, f)))
+        for f in (block, fl.checkpoint(block))
+    )
+    same(light(x), plain(x))
+    peak, least = (peak_bytes(lambda f=f: f(x)) for f in (plain, light))
+    assert least < 0.5 * peak
