@@ -88,7 +88,7 @@ def transformer(  # noqa: PLR0913  (the kinds that are in use)
         ValueError: a size below 1, heads that do not divide, rotary positions of an odd
             number of features, an unknown norm or kind of positions, or `dropout`
             outside [0, 1].
-        TypeError: a size that is no integer.
+        TypeError: a size that is no integer, or an `activation` that is no function.
 
     Example:
         >>> import torch, functorch_lab as fl

@@ -79,7 +79,7 @@ def transformer_block(  # noqa: PLR0913  (what torch's layer has, and more kinds
     Raises:
         ValueError: a size below 1, heads that do not divide, an unknown norm, or
             `dropout` outside [0, 1].
-        TypeError: a size that is no integer.
+        TypeError: a size that is no integer, or an `activation` that is no function.
 
     Example:
         >>> import torch, functorch_lab as fl
@@ -164,8 +164,13 @@ class Block:
         _checks.probability(of, "dropout", self.dropout)
         if self.norm not in _NORMS:
             raise ValueError(
-                f"nn.{of}: norm: expected one of {sorted(_NORMS)}, got {self.norm!r}. "
+                f"nn.{of}: norm: expected one of {list(_NORMS)}, got {self.norm!r}. "
                 "Choose one of them."
+            )
+        if not callable(self.activation):
+            raise TypeError(
+                f"nn.{of}: activation: expected a function of a tensor, got "
+                f"{type(self.activation).__name__}. Pass one such as fl.nn.relu."
             )
         _ = self.layers  # made now, as Dynamo should not have to
 
@@ -264,7 +269,7 @@ class Block:
         return layers["down"].apply(params["down"], up)
 
 
-_NORMS = {"layer_norm", "rms_norm"}
+_NORMS = "layer_norm", "rms_norm"
 
 
 def dropped(x: Tensor, p: float, key: Tensor | None) -> Tensor:

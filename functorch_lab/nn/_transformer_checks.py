@@ -128,11 +128,13 @@ def check_blocks(function: str, given: Any, number: int) -> None:
         )
 
 
-def check_cache(cache: Any, tokens: Tensor, num_layers: int) -> None:
-    """A cache for these tokens.
+def check_cache(
+    cache: Any, tokens: Tensor, num_layers: int, heads: tuple[int, int], dtype: Any
+) -> None:
+    """A cache for these tokens, of a model with these heads and their features.
 
     Raises:
-        TypeError: it is no cache.
+        TypeError: it is no cache, or of another dtype.
         ValueError: it is of another model or of another batch.
     """
     if not isinstance(cache, KVCache):
@@ -147,6 +149,18 @@ def check_cache(cache: Any, tokens: Tensor, num_layers: int) -> None:
             f"of shape {tuple(tokens.shape[:-1])}, got {len(cache.keys)} layers and "
             f"{tuple(batch)}. Begin with init_cache(params, batch_shape)."
         )
+    shape = *batch, heads[0], length, heads[1]
+    for kept in (*cache.keys, *cache.values):
+        if kept.shape != shape:
+            raise ValueError(
+                f"nn.transformer: cache: expected keys and values of shape {shape}, "
+                f"got {tuple(kept.shape)}. Begin with init_cache of the same model."
+            )
+        if kept.dtype != dtype:
+            raise TypeError(
+                f"nn.transformer: cache: expected {dtype}, as the params have, got "
+                f"{kept.dtype}. Begin with init_cache(params)."
+            )
     if tokens.shape[-1] > length:
         raise ValueError(
             f"nn.transformer: tokens: expected at most the cache's {length} slots, got "

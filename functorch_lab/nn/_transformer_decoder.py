@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,15 +83,19 @@ class Decoder:
     def init_cache(
         self,
         params: Any,
-        batch_shape: tuple[int, ...] = (),
+        batch_shape: int | Sequence[int] = (),
         *,
         length: int | None = None,
     ) -> KVCache:
+        self._check_names(params)
+        one = isinstance(batch_shape, int)
+        batch = (batch_shape,) if one else tuple(batch_shape)
+        for size in batch:
+            _checks.size("transformer.init_cache", "batch_shape", size, 0)
         length = self.max_length if length is None else length
         _checks.size("transformer.init_cache", "length", length)
         like = params["tokens"]["weight"]
-        kv = self.block.kv_heads, self.block.head_dim
-        return blank(like, self.num_layers, tuple(batch_shape), length, *kv)
+        return blank(like, self.num_layers, batch, length, *self._heads)
 
     def extend(
         self,
@@ -103,7 +107,8 @@ class Decoder:
         last: bool = False,
     ) -> tuple[Tensor, KVCache]:
         self._check(params, tokens, mask)
-        check_cache(cache, tokens, self.num_layers)
+        dtype = params["tokens"]["weight"].dtype
+        check_cache(cache, tokens, self.num_layers, self._heads, dtype)
         more = Extension(cache, tokens.shape[-1], mask)
         x = self._embedded(params, tokens, more.positions)
         rotate = self._rotate(x, more.positions)
@@ -116,9 +121,18 @@ class Decoder:
         keys, values = zip(*kept, strict=True)
         return self._logits(params, x), KVCache(keys, values, more.mask, more.used)
 
-    def _check(self, params: Any, tokens: Tensor, mask: Tensor | None) -> None:
+    @property
+    def _heads(self) -> tuple[int, int]:
+        """How many of keys and values there are, and their features."""
+        return self.block.kv_heads, self.block.head_dim
+
+    def _check_names(self, params: Any) -> None:
         check_names(_OF, "params", params, {"blocks": (), **self.layers})
+        check_names(_OF, "params['tokens']", params["tokens"], {"weight": ()})
         check_blocks(_OF, params["blocks"], self.num_layers)
+
+    def _check(self, params: Any, tokens: Tensor, mask: Tensor | None) -> None:
+        self._check_names(params)
         check_tokens(_OF, tokens, self.max_length)
         check_mask(_OF, mask, tokens)
 

@@ -31,6 +31,7 @@ def generate(  # noqa: PLR0913
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    eos: int | None = None,
     mask: Tensor | None = None,
     jit: bool = False,
 ) -> Tensor:
@@ -56,6 +57,8 @@ def generate(  # noqa: PLR0913
         top_k: draw from that many of the most probable tokens only.
         top_p: draw from the most probable tokens only, as few as have together at least
             this probability, in (0, 1]; after `top_k`.
+        eos: the token that ends a text: it fills the places after its first one. All
+            steps are computed even so, as no values decide how long it takes.
         mask: bool `(..., T)`, True at the real tokens of prompts of different lengths,
             filled up before or behind with any token; at least one in each.
         jit: whether the step for one token is compiled.
@@ -91,10 +94,11 @@ def generate(  # noqa: PLR0913
         )
     _check_prompt(model, tokens, length, mask)
     _check_sampling(model, temperature, top_k, top_p)
+    _check_eos(model, eos)
     batch = tokens.shape[:-1]
     keys = _keys(key, temperature, batch)
-    params = tree.map(torch.Tensor.detach, params)  # integers have no derivative
     cache = model.init_cache(params, batch)
+    params = tree.map(torch.Tensor.detach, params)  # integers have no derivative
     logits, cache = model.extend(params, cache, tokens, mask=mask, last=True)
     step = compiled_step(model) if jit else functools.partial(_step, model)
     text = []
@@ -103,7 +107,7 @@ def generate(  # noqa: PLR0913
         token, logits, cache = step(params, cache, logits, draw, top_k)
         text.append(token)
     text.append(chosen(logits, Draw(keys, length - 1, temperature, top_p), top_k))
-    return torch.stack(text, -1).to(tokens.dtype)
+    return _ended(torch.stack(text, -1), eos).to(tokens.dtype)
 
 
 @functools.lru_cache(maxsize=16)
@@ -130,6 +134,14 @@ def _step(
     token = chosen(logits, draw, top_k)
     logits, cache = model.extend(params, cache, token.unsqueeze(-1), last=True)
     return token, logits, cache
+
+
+def _ended(text: Tensor, eos: int | None) -> Tensor:
+    """The text with nothing but `eos` after the first one."""
+    if eos is None:
+        return text
+    ends = (text == eos).long()
+    return torch.where(ends.cumsum(-1) > 0, eos, text)
 
 
 def _check_prompt(
@@ -166,7 +178,7 @@ def _check_sampling(
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise TypeError(
                 f"nn.generate: {name}: expected a number, got {type(value).__name__}. "
-                "Its value never compiles anything anew."
+                "Pass a Python number; a new value compiles nothing anew."
             )
     if not 0 <= temperature < math.inf:
         raise ValueError(
@@ -186,6 +198,19 @@ def _check_sampling(
         )
 
 
+def _check_eos(model: LanguageModel, eos: int | None) -> None:
+    """A token of the model, if there is one.
+
+    Raises:
+        ValueError: it is outside the vocabulary.
+    """
+    if eos is not None and _checks.size(_OF, "eos", eos, 0) >= model.vocab_size:
+        raise ValueError(
+            f"nn.generate: eos: expected a token below vocab_size={model.vocab_size}, "
+            f"got {eos}. Leave it out if no token ends a text."
+        )
+
+
 def _keys(
     key: Tensor | None, temperature: float, batch: tuple[int, ...]
 ) -> Tensor | None:
@@ -193,6 +218,7 @@ def _keys(
 
     Raises:
         ValueError: there is none, or another number of them.
+        TypeError: it is no key.
     """
     if temperature == 0:
         return None
@@ -200,6 +226,12 @@ def _keys(
         raise ValueError(
             "nn.generate: key: expected a key, got None. Pass key=fl.random.key(...), "
             "or temperature=0.0 for the most probable tokens, which draws nothing."
+        )
+    if not isinstance(key, Tensor) or key.dtype != torch.int32:
+        kind = key.dtype if isinstance(key, Tensor) else type(key).__name__
+        raise TypeError(
+            f"nn.generate: key: expected a key, an int32 tensor, got {kind}. Make one "
+            "with fl.random.key(seed)."
         )
     if key.shape == (*batch, 2):
         return key

@@ -21,11 +21,14 @@ class LanguageModel(Layer):
         apply: `logits = apply(params, tokens, *, mask=None, key=None, train=False)`.
         init_cache: `cache = init_cache(params, batch_shape=(), *, length=None)`: a
             `KVCache` of no tokens with room for `length`, by default `max_length`.
+            `ValueError` for params of another model or a size that is too small.
         extend: `logits, cache = extend(params, cache, tokens, *, mask=None,
             last=False)`: the logits of further tokens, of a whole prompt or one at a
             time, as `apply` would give them for all tokens so far; with `last`, of the
             last real token of each sequence alone. It is pure, and how full the cache
-            is makes no difference for `jit`.
+            is makes no difference for `jit`; so it is not checked either, and tokens
+            beyond the cache's length are not kept. `ValueError` and `TypeError` for
+            what `apply` refuses, and for a cache of another model or batch.
         vocab_size: number of different tokens.
         max_length: of a sequence.
 

@@ -76,7 +76,7 @@ def vit(  # noqa: PLR0913
     Raises:
         ValueError: a size below 1, patches that do not divide the image, heads that do
             not divide, an unknown norm, or `dropout` outside [0, 1].
-        TypeError: a size that is no integer.
+        TypeError: a size that is no integer, or an `activation` that is no function.
 
     Example:
         >>> import torch, functorch_lab as fl

@@ -148,6 +148,28 @@ def test_greedy_text_equals_that_of_hugging_face(name):
     assert padded.tolist() == expected.tolist()
 
 
+def test_a_text_ends_at_the_first_eos():
+    model, module, params = prepare()
+    text = nn.generate(model, params, TOKENS, 7, temperature=0.0)
+    for eos in {*text[0].tolist(), TOKENS[1, 0].item()}:  # also one of a prompt
+        expected = module.generate(
+            TOKENS,
+            attention_mask=torch.ones_like(TOKENS),
+            max_new_tokens=7,
+            do_sample=False,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )[:, 5:]  # stops where all have ended
+        ended = nn.generate(model, params, TOKENS, 7, temperature=0.0, eos=eos)
+        n = expected.shape[1]
+        assert ended[:, :n].tolist() == expected.tolist()
+        assert (ended[:, n:] == eos).all()
+    # An eos that does not come changes nothing.
+    absent = next(i for i in range(11) if i not in text)
+    same = nn.generate(model, params, TOKENS, 7, temperature=0.0, eos=absent)
+    assert same.tolist() == text.tolist()
+
+
 @every_model
 @pytest.mark.parametrize("options", [{}, {"top_k": 5}, {"top_p": 0.8}], ids=str)
 def test_drawn_text_equals_that_of_full_recomputation(name, options):
@@ -334,6 +356,20 @@ KEY = random.key(3)
             "length: expected at most 12 tokens with the prompt's 5, got 8",
         ),
         ({"length": 0}, ValueError, "generate: length: .* got 0"),
+        ({"key": 3}, TypeError, "generate: key: expected a key, .* got int"),
+        (
+            {"key": torch.ones(2, 2)},
+            TypeError,
+            "key: expected a key, an int32 tensor, got torch.float32",
+        ),
+        (
+            {"eos": 11},
+            ValueError,
+            "generate: eos: expected a token below vocab_size=11, got 11",
+        ),
+        ({"eos": -1}, ValueError, "generate: eos: .* got -1"),
+        ({"eos": "end"}, TypeError, "generate: eos: expected an integer, got str"),
+        ({"params": ()}, ValueError, "transformer: params: expected a dict .* tuple"),
         ({"length": 2.0}, TypeError, "length: expected an integer, got float"),
         ({"tokens": TOKENS[:, :0]}, ValueError, r"tokens: .* T from 1 .* got \(2, 0\)"),
         ({"tokens": TOKENS.double()}, TypeError, "tokens: .* got torch.float64"),
@@ -361,9 +397,14 @@ KEY = random.key(3)
 )
 def test_errors_say_what_was_expected_and_got(options, kind, message):
     model, _, params = prepare()
-    call = {"model": model, "tokens": TOKENS, "length": 3, "key": KEY, **options}
+    call = {"model": model, "params": params, "tokens": TOKENS, "length": 3}
     with pytest.raises(kind, match=message):
-        nn.generate(params=params, **call)
+        nn.generate(**{**call, "key": KEY, **options})
+
+
+def cache_of(embed_dim):
+    model = nn.transformer(11, embed_dim, 2, 3, max_length=12)
+    return model.init_cache(model.init(KEY), 2)
 
 
 @pytest.mark.parametrize(
@@ -373,10 +414,28 @@ def test_errors_say_what_was_expected_and_got(options, kind, message):
         (lambda m, p: m.init_cache(p, (2,), length=3), ValueError, "cache's 3 slots"),
         (lambda m, p: (), TypeError, "cache: expected a KVCache, got tuple"),
         (
-            lambda m, p: nn.transformer(11, 6, 1, 3, max_length=5).init_cache(p, (2,)),
+            lambda m, p: m.init_cache(p, 2)._replace(keys=()),
             ValueError,
-            "expected one of 2 layers .* got 1 layers",
+            "expected one of 2 layers .* got 0 layers",
         ),
+        (
+            lambda m, p: m.init_cache(tree.cast(p, torch.float32), 2),
+            TypeError,
+            "cache: expected torch.float64, as the params have, got torch.float32",
+        ),
+        (
+            lambda m, p: cache_of(12),
+            ValueError,
+            r"\(2, 3, 12, 2\), got \(2, 3, 12, 4\)",
+        ),
+        (lambda m, p: m.init_cache((), 2), ValueError, "params: .* got tuple"),
+        (
+            lambda m, p: m.init_cache({**p, "tokens": {}}, 2),
+            ValueError,
+            r"params\['tokens'\]: expected a dict with \['weight'\], got \[\]",
+        ),
+        (lambda m, p: m.init_cache(p, -1), ValueError, "batch_shape: .* got -1"),
+        (lambda m, p: m.init_cache(p, (2.0,)), TypeError, "batch_shape: .* got float"),
     ],
 )
 def test_errors_of_a_cache(make, kind, message):

@@ -313,6 +313,11 @@ SIZES: Any = (11, 6, 1, 3)
             "norm: expected one of .* got 'batch_norm'",
         ),
         (
+            lambda: nn.transformer(*SIZES, max_length=5, activation="gelu"),
+            TypeError,
+            "nn.transformer: activation: expected a function .* got str. Pass",
+        ),
+        (
             lambda: nn.transformer(*SIZES, max_length=5, dropout=2.0),
             ValueError,
             "nn.transformer: dropout: .* got 2.0",
