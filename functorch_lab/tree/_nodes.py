@@ -102,47 +102,67 @@ def _values(node: Any) -> Any:
     return one_level(node)[0]
 
 
+# The next three are what Dynamo traces for each use of a tree in a compiled function. A
+# call costs it milliseconds, so the common containers are taken with as few as can be.
+
+
 def walk(node: Any, found: list[Any]) -> None:
     """Appends the leaves of `node`."""
-    if is_leaf(node):
+    kind = type(node)
+    if kind in DICTS:
+        for key in ordered_keys(node):
+            child = node[key]
+            if isinstance(child, Tensor):
+                found.append(child)
+            else:
+                walk(child, found)
+    elif kind not in (list, tuple) and is_leaf(node):
         found.append(node)
-        return
-    for child in _values(node):
-        if isinstance(child, Tensor):
-            found.append(child)
-        else:
-            walk(child, found)
+    else:
+        for child in node if kind in (list, tuple) else _values(node):
+            if isinstance(child, Tensor):
+                found.append(child)
+            else:
+                walk(child, found)
 
 
 def build(node: Any, leaves: Iterator[Any]) -> Any:
     """A tree of the structure of `node`, its leaves taken from an iterator."""
-    if is_leaf(node):
+    kind = type(node)
+    if kind is dict:
+        values = dict.fromkeys(node)  # keeps the order of insertion
+        for key in ordered_keys(node):
+            child = node[key]
+            is_tensor = isinstance(child, Tensor)
+            values[key] = next(leaves) if is_tensor else build(child, leaves)
+        return values
+    if kind not in (list, tuple) and is_leaf(node):
         return next(leaves)
     children = []
-    for child in _values(node):
+    for child in node if kind in (list, tuple) else _values(node):
         if isinstance(child, Tensor):
             children.append(next(leaves))
         else:
             children.append(build(child, leaves))
-    return rebuild(node, children)
+    return tuple(children) if kind is tuple else rebuild(node, children)
 
 
 def walk_along(node: Any, other: Any, found: list[Any]) -> bool:
     """Appends what `other` has where `node` has leaves; False if it has not."""
-    if is_leaf(node):
-        found.append(other)
-        return True
-    both_dicts = type(node) in DICTS and type(other) in DICTS
-    if type(node) is not type(other) and not both_dicts:
-        return False
-    if len(_values(node)) != len(_values(other)):
-        return False
-    if both_dicts:
-        keys = ordered_keys(node)
-        for key in keys:
+    kind = type(node)
+    if kind in DICTS and type(other) in DICTS:
+        if len(node) != len(other):
+            return False
+        pairs = []
+        for key in ordered_keys(node):
             if key not in other:
                 return False
-        pairs = [(node[key], other[key]) for key in keys]
+            pairs.append((node[key], other[key]))
+    elif kind not in (list, tuple) and is_leaf(node):
+        found.append(other)
+        return True
+    elif kind is not type(other) or len(_values(node)) != len(_values(other)):
+        return False
     else:
         pairs = list(zip(_values(node), _values(other), strict=True))
     for child, counterpart in pairs:
