@@ -11,7 +11,7 @@ from torch import Tensor
 
 from functorch_lab import random, tree
 from functorch_lab.nn._sequential import init_each
-from functorch_lab.nn._stateful import AnyPart, Part, as_stateful, combined
+from functorch_lab.nn._stateful import AnyPart, Part, apply_at, as_stateful, combined
 from functorch_lab.types import Layer, StatefulLayer
 
 _RESERVED = {"key", "train"}
@@ -169,7 +169,8 @@ class _BoundLayer:
                 "to the apply of the model."
             )
         options |= {"key": model.key(), "train": model.train}
-        y, state = self._layer.apply(self.params, self.state, *inputs, **options)
+        inputs = (self.params, self.state, *inputs)
+        y, state = apply_at(f"[{self._name!r}]", self._layer, *inputs, **options)
         pairs = zip(tree.leaves(state), tree.leaves(self.state), strict=True)
         changed = any(new is not old for new, old in pairs)
         if changed and _transforms_around() != model._around:

@@ -8,7 +8,14 @@ from typing import Any, overload
 from torch import Tensor
 
 from functorch_lab.nn._sequential import init_each, keys_for
-from functorch_lab.nn._stateful import AnyPart, Part, as_stateful, check_tuple, combined
+from functorch_lab.nn._stateful import (
+    AnyPart,
+    Part,
+    apply_at,
+    as_stateful,
+    check_tuple,
+    combined,
+)
 from functorch_lab.types import Layer, StatefulLayer
 
 
@@ -74,8 +81,10 @@ def parallel(*layers: AnyPart) -> Layer | StatefulLayer:
             )
         keys = keys_for(key, len(parts))
         done = [
-            part.apply(p, s, each, key=k, train=train)
-            for part, p, s, each, k in zip(parts, params, state, x, keys, strict=True)
+            apply_at(f"[{i}]", part, p, s, each, key=k, train=train)
+            for i, (part, p, s, each, k) in enumerate(
+                zip(parts, params, state, x, keys, strict=True)
+            )
         ]
         return tuple(y for y, _ in done), tuple(after for _, after in done)
 

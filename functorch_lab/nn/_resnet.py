@@ -12,21 +12,16 @@ from torch import Tensor
 from functorch_lab.nn import _checks, _space, init
 from functorch_lab.nn._activations import relu
 from functorch_lab.nn._batch_norm import batch_norm
+from functorch_lab.nn._compose import compose
 from functorch_lab.nn._conv import conv2d
 from functorch_lab.nn._linear import linear
 from functorch_lab.nn._norm_groups import group_norm, groups_for
 from functorch_lab.nn._pool import max_pool2d
-from functorch_lab.nn._sized import (
-    Sized,
-    checked,
-    sized,
-    sized_by_init,
-    sized_compose,
-    sized_sequential,
-)
+from functorch_lab.nn._sequential import sequential
 from functorch_lab.types import Layer, StatefulLayer
 
 Norm = Literal["batch", "group"] | Callable[[int], Any]
+AnyLayer = Layer | StatefulLayer
 
 
 def resnet(
@@ -132,7 +127,7 @@ def _resnet(
     )
     make_norm = _norm_of(name, norm)
     kernel, stride = (3, 1) if small_images else (7, 2)
-    parts = {
+    parts: dict[str, AnyLayer] = {
         "conv1": _conv(in_channels, width, kernel, stride),
         "bn1": make_norm(width),
     }
@@ -142,13 +137,15 @@ def _resnet(
         outputs, stride = width * 2**i, 2 if i else 1
         first = _block(inputs, outputs, stride, make_norm)
         others = [_block(outputs, outputs, 1, make_norm) for _ in range(number - 1)]
-        parts[stage] = sized_sequential(first, *others)
+        parts[stage] = sequential(first, *others)
         inputs = outputs
-    parts["fc"] = sized(
-        linear(inputs, num_classes), weight=(num_classes, inputs), bias=(num_classes,)
-    )
+    parts["fc"] = linear(inputs, num_classes)
+    halvings = len(blocks) - 1 + (0 if small_images else 2)
 
     def forward(m: Any, x: Tensor) -> Tensor:
+        _space.check(name, x, 2, in_channels)
+        if m.train and norm == "batch":
+            _check_batch(name, x, in_channels, halvings)
         y = relu(m.bn1(m.conv1(x)))
         if not small_images:
             y = pool.apply((), y)
@@ -156,21 +153,14 @@ def _resnet(
             y = getattr(m, stage)(y)
         return m.fc(y.mean((-2, -1)))
 
-    halvings = len(blocks) - 1 + (0 if small_images else 2)
-
-    def check(x: Tensor, train: bool) -> None:
-        _space.check(name, x, 2, in_channels)
-        if train and norm == "batch":
-            _check_batch(name, x, in_channels, halvings)
-
-    return checked(name, sized_compose(forward, parts), check)
+    return compose(forward, **parts)
 
 
 def _block(
-    inputs: int, outputs: int, stride: int, make_norm: Callable[[int], Sized]
-) -> Sized:
+    inputs: int, outputs: int, stride: int, make_norm: Callable[[int], AnyLayer]
+) -> AnyLayer:
     """Two convolutions beside a shortcut, which follows their change of shape."""
-    parts = {
+    parts: dict[str, AnyLayer] = {
         "conv1": _conv(inputs, outputs, 3, stride),
         "bn1": make_norm(outputs),
         "conv2": _conv(outputs, outputs, 3, 1),
@@ -179,18 +169,18 @@ def _block(
     projects = stride != 1 or inputs != outputs
     if projects:
         projection = _conv(inputs, outputs, 1, stride)
-        parts["downsample"] = sized_sequential(projection, make_norm(outputs))
+        parts["downsample"] = sequential(projection, make_norm(outputs))
 
     def forward(m: Any, x: Tensor) -> Tensor:
         y = relu(m.bn1(m.conv1(x)))
         y = m.bn2(m.conv2(y))
         return relu(y + (m.downsample(x) if projects else x))
 
-    return sized_compose(forward, parts)
+    return compose(forward, **parts)
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> Sized:
-    layer = conv2d(
+def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> Layer:
+    return conv2d(
         inputs,
         outputs,
         kernel,
@@ -199,10 +189,9 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int) -> Sized:
         bias=False,
         weight_init=init.kaiming_normal(mode="fan_out", nonlinearity="relu"),
     )
-    return sized(layer, weight=(outputs, inputs, kernel, kernel))
 
 
-def _norm_of(name: str, norm: Any) -> Callable[[int], Sized]:
+def _norm_of(name: str, norm: Any) -> Callable[[int], AnyLayer]:
     """From a number of channels to the norm after a convolution.
 
     Raises:
@@ -225,12 +214,12 @@ def _norm_of(name: str, norm: Any) -> Callable[[int], Sized]:
         raise TypeError(f"{expected} of channels, got {got}. {remedy}")
     maker = makers[norm] if isinstance(norm, str) else norm
 
-    def make(channels: int) -> Sized:
+    def make(channels: int) -> AnyLayer:
         layer = maker(channels)
         if not isinstance(layer, layer_kinds):
             got = f"one that returns {type(layer).__name__}"
             raise TypeError(f"{expected} of channels to a layer, got {got}. {remedy}")
-        return sized_by_init(name, "norm", layer)
+        return layer
 
     return make
 

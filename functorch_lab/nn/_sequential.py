@@ -8,7 +8,14 @@ from typing import Any, overload
 from torch import Tensor
 
 from functorch_lab import random
-from functorch_lab.nn._stateful import AnyPart, Part, as_stateful, check_tuple, combined
+from functorch_lab.nn._stateful import (
+    AnyPart,
+    Part,
+    apply_at,
+    as_stateful,
+    check_tuple,
+    combined,
+)
 from functorch_lab.types import Layer, StatefulLayer
 
 
@@ -62,8 +69,10 @@ def sequential(*layers: AnyPart) -> Layer | StatefulLayer:
         check_tuple("sequential", "params", params, len(parts))
         check_tuple("sequential", "state", state, len(parts))
         keys, after = keys_for(key, len(parts)), []
-        for part, p, s, k in zip(parts, params, state, keys, strict=True):
-            x, s_after = part.apply(p, s, x, key=k, train=train)
+        for i, (part, p, s, k) in enumerate(
+            zip(parts, params, state, keys, strict=True)
+        ):
+            x, s_after = apply_at(f"[{i}]", part, p, s, x, key=k, train=train)
             after.append(s_after)
         return x, tuple(after)
 

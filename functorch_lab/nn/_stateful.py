@@ -100,6 +100,18 @@ def as_layer(function: str, name: str, part: Any) -> Layer:
     return Layer(lambda key: (), apply)
 
 
+def apply_at(path: str, part: StatefulLayer, *inputs: Any, **options: Any) -> Any:
+    """What the part's `apply` returns; its errors say at which path it stands."""
+    try:
+        return part.apply(*inputs, **options)
+    except (TypeError, ValueError) as error:
+        head, colon, rest = str(error).partition(": ")
+        if colon and head.startswith("nn."):
+            name, _, inner = head.partition(" at ")
+            error.args = (f"{name} at {path}{inner}: {rest}",)
+        raise
+
+
 def combined(
     parts: Iterable[Any],
     init: Callable[..., Any],

@@ -78,7 +78,7 @@ def test_dropout_differs_between_calls_and_needs_a_key():
     x = torch.full((50,), 0.7)
     first, second = model.apply({"drop": ()}, x, key=KEY, train=True)
     assert not torch.equal(first, second)
-    with pytest.raises(ValueError, match=r"nn.dropout: key: .* got None"):
+    with pytest.raises(ValueError, match=r"nn.dropout at \['drop'\]: key: .* got None"):
         model.apply({"drop": ()}, x, train=True)
 
 

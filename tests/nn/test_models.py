@@ -69,7 +69,7 @@ def test_dropout_needs_a_key_in_training_only(model):
     a, b = (model.apply(params, x, key=k, train=True) for k in random.split(KEY))
     assert not torch.equal(a, b)
     model.apply(params, x)
-    with pytest.raises(ValueError, match=r"nn.dropout: key: .* got None"):
+    with pytest.raises(ValueError, match=r"nn.dropout at \[\d\]: key: .* got None"):
         model.apply(params, x, train=True)
 
 
@@ -121,7 +121,7 @@ def test_cnn_learns_digits_in_a_few_epochs():
                 nn.cnn(1, [2, 3, 5], 2).init(KEY), torch.zeros(1, 3, 3)
             ),
             ValueError,
-            r"nn.max_pool2d: x: .* got \(3, 1, 1\)",
+            r"nn.max_pool2d at \[9\]: x: .* got \(3, 1, 1\)",
         ),
     ],
 )

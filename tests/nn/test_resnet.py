@@ -266,7 +266,9 @@ X = torch.linspace(-1.0, 1.3, 2 * 3 * 8 * 9).reshape(2, 3, 8, 9)
 
 
 def moved(state):
-    return {**state, "bn1": {**state["bn1"], "running_mean": torch.ones(7)}}
+    first, block = state["layer3"]
+    block = {**block, "bn2": {**block["bn2"], "running_mean": torch.ones(7)}}
+    return {**state, "layer3": (first, block)}
 
 
 @pytest.mark.parametrize(
@@ -281,17 +283,18 @@ def moved(state):
         (lambda: LARGE.apply(*LARGE.init(KEY), torch.ones(1, 3, 32, 32), train=True),
          ValueError, "after 5 halvings"),
         (lambda: fl.vmap(lambda x: MODEL.apply(PARAMS, STATE, x, train=True))(X[None]),
-         ValueError, "nn.batch_norm: x: expected a whole batch with train=True"),
+         ValueError,
+         r"nn.batch_norm at \['bn1'\]: x: expected a whole batch with train=True"),
         (lambda: MODEL.apply(PARAMS, moved(STATE), X), ValueError,
-         r"nn.resnet18: state and those of this model differ at "
-         r"\['bn1'\]\['running_mean'\]: expected \(2,\), got \(7,\). Pass the state"),
+         r"nn.batch_norm at \['layer3'\]\[1\]\['bn2'\]: state\['running_mean'\]: "
+         r"expected a tensor of shape \(8,\), got \(7,\). Pass the state"),
         (lambda: MODEL.apply(PARAMS, (), X), ValueError,
-         "nn.resnet18: state and those of this model differ"),
+         r"nn.compose: state: expected a dict with \['bn1', .* got tuple"),
         (lambda: MODEL.apply(WIDER.init(KEY)[0], STATE, X), ValueError,
-         r"nn.resnet18: params and those of this model differ at \['bn1'\]\['bias'\]: "
-         r"expected \(2,\), got \(3,\). Pass the params that this model's init"),
+         r"nn.conv2d at \['conv1'\]: params\['weight'\]: expected a tensor of shape "
+         r"\(2, 3, 3, 3\), got \(3, 3, 3, 3\). Pass the params that this layer's init"),
         (lambda: GROUP.apply(PARAMS, X), ValueError,
-         "nn.resnet: params and those of this model differ .*layer2"),
+         r"nn.compose: params: expected a dict with .* got .*'layer2'"),
         (lambda: MODEL.apply(PARAMS, STATE, X[:, :2]), ValueError,
          r"nn.resnet18: x: expected shape \(..., 3, height, width\), got"),
         (lambda: MODEL.apply(PARAMS, STATE, X.long()), TypeError,

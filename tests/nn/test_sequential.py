@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn as torch_nn
 
+import functorch_lab as fl
 from functorch_lab import nn, random, types
 
 KEY = random.key(3)
@@ -90,6 +91,25 @@ def test_nested_layers_compile_with_keys():
     torch.testing.assert_close(compiled(params, X, KEY), apply(params, X, KEY))
 
 
+NESTED = nn.sequential(
+    nn.tanh,
+    nn.compose(
+        lambda m, x: m.wide((x, x)),
+        wide=nn.parallel(nn.linear(5, 7), nn.residual(nn.linear(5, 5))),
+    ),
+)
+
+
+def wrong(params):
+    (of_tanh, of_compose), (_, second) = params, params[1]["wide"]
+    first = {"weight": torch.ones(2), "bias": torch.ones(7)}
+    return of_tanh, {**of_compose, "wide": (first, second)}
+
+
+def refuses(x):
+    raise ValueError("mine: no")
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -98,7 +118,13 @@ def test_nested_layers_compile_with_keys():
         (lambda: nn.sequential(*LAYERS).apply({"weight": X}, X), ValueError,
          "expected a tuple of 3, got dict of length 1"),
         (lambda: nn.sequential(nn.relu).apply((X,), X), ValueError,
-         r"nn.sequential: params: expected \(\), got Tensor"),
+         r"nn.sequential at \[0\]: params: expected \(\), got Tensor"),
+        (lambda: NESTED.apply(wrong(NESTED.init(KEY)), X), ValueError,
+         r"^nn.linear at \[1\]\['wide'\]\[0\]: params\['weight'\]: expected a tensor "
+         r"of shape \(7, 5\), got \(2,\)"),
+        (lambda: fl.jit(NESTED.apply)(NESTED.init(KEY), X.double()), TypeError,
+         r"nn.linear at \[1\]\['wide'\]\[0\]: x: expected torch.float32, as "),
+        (lambda: nn.sequential(refuses).apply(((),), X), ValueError, "^mine: no$"),
         (lambda: nn.sequential(nn.relu, torch_nn.Linear(2, 3)), TypeError,
          r"layers\[1\]: expected a Layer .*, got Linear. Use its counterpart in fl.nn"),
         (lambda: nn.sequential(LAYERS), TypeError, r"layers\[0\]: .* got tuple"),

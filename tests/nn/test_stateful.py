@@ -257,7 +257,7 @@ COMPOSED = nn.compose(lambda m, x: m.a(x), a=NORM, b=nn.tanh)
         (lambda: SEQUENTIAL.apply((), ((), ()), X), ValueError,
          "nn.sequential: params: expected a tuple of 2, got tuple of length 0"),
         (lambda: SEQUENTIAL.apply(SEQUENTIAL.init(KEY)[0], ((), ()), X.float()),
-         ValueError, "nn.batch_norm: state: expected a dict"),
+         ValueError, r"nn.batch_norm at \[0\]: state: expected a dict"),
         (lambda: nn.stateful(nn.relu).apply((), NORM.init(KEY)[1], X), ValueError,
          r"nn.stateful: state: expected \(\), got dict of length 3. Pass the state"),
         (lambda: nn.stateful(torch_nn.ReLU()), TypeError,
