@@ -35,12 +35,12 @@ def nonlinearity(function: str, name: object) -> Rule:
     Raises:
         ValueError: it is none of the two.
     """
-    if name not in RNN:
+    if not isinstance(name, str) or name not in RNN:
         raise ValueError(
             f"nn.{function}: nonlinearity: expected 'tanh' or 'relu', got {name!r}. "
             "Choose one of the two."
         )
-    return RNN[str(name)]
+    return RNN[name]
 
 
 def between_layers(function: str, dropout: object, num_layers: int) -> float:
@@ -179,6 +179,6 @@ def stack(function: str, given: Any, layers: tuple[dict[str, Cell], ...]) -> Any
                 f"{sorted(layer)}, got {got}. {remedy}"
             )
         for direction, cell in layer.items():
-            where = f"{function}: layer {number}, {direction}"
+            where = f"{function} at [{number}][{direction!r}]"
             _checks.params(where, each[direction], cell.shapes)
     return given[0]["forward"]

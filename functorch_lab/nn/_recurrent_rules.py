@@ -31,13 +31,15 @@ class Rule:
     Attributes:
         gates: how many rows of `hidden_size` the weights have.
         states: how many tensors the state has; the first is the output.
-        update: `update(of_x, of_h, state)`, the next state, from the affine maps of the
-            input and of the output of the step before.
+        joined: whether the affine maps of the input and of the output of the step
+            before matter by their sum alone.
+        update: `update(params, of_x, state)`, the next state, from `Cell.of_input`.
     """
 
     gates: int
     states: int
-    update: Callable[[Tensor, Tensor, State], State]
+    joined: bool
+    update: Callable[[Any, Tensor, State], State]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,10 @@ class Cell:
 
     def of_input(self, params: Any, x: Tensor) -> Tensor:
         """What a step needs of `x`; of a whole sequence it is one product."""
-        return F.linear(x, params["weight_ih"], params.get("bias_ih"))
+        bias = params.get("bias_ih")
+        if self.bias and self.rule.joined:
+            bias = bias + params["bias_hh"]
+        return F.linear(x, params["weight_ih"], bias)
 
     def start(self, given: State | None, of_x: Tensor) -> State:
         """The state before the first step, zeros if none is given."""
@@ -88,28 +93,39 @@ class Cell:
         return tuple(tensor.to(of_x.dtype) for tensor in given)
 
     def step(self, params: Any, of_x: Tensor, state: State) -> State:
-        of_h = F.linear(state[0], params["weight_hh"], params.get("bias_hh"))
-        h, *rest = self.rule.update(of_x, of_h, state)
+        h, *rest = self.rule.update(params, of_x, state)
         if self.proj_size:
             h = F.linear(h, params["weight_hr"])
         return h, *rest
 
 
-def _tanh(of_x: Tensor, of_h: Tensor, state: State) -> State:
-    return (torch.tanh(of_x + of_h),)
+def _joined(params: Any, of_x: Tensor, state: State) -> Tensor:
+    """The sum of both maps.
+
+    The product adds it. What follows then reads no slice of the sequence, which lies
+    elsewhere for each step, so that compiled steps are the same few kernels.
+    """
+    rows, h = of_x.reshape(-1, of_x.shape[-1]), state[0]
+    h = h.reshape(-1, h.shape[-1])
+    return torch.addmm(rows, h, params["weight_hh"].mT).reshape(of_x.shape)
 
 
-def _relu(of_x: Tensor, of_h: Tensor, state: State) -> State:
-    return (torch.relu(of_x + of_h),)
+def _tanh(params: Any, of_x: Tensor, state: State) -> State:
+    return (torch.tanh(_joined(params, of_x, state)),)
 
 
-def _lstm(of_x: Tensor, of_h: Tensor, state: State) -> State:
-    i, f, g, o = (of_x + of_h).chunk(4, -1)
+def _relu(params: Any, of_x: Tensor, state: State) -> State:
+    return (torch.relu(_joined(params, of_x, state)),)
+
+
+def _lstm(params: Any, of_x: Tensor, state: State) -> State:
+    i, f, g, o = _joined(params, of_x, state).chunk(4, -1)
     c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def _gru(of_x: Tensor, of_h: Tensor, state: State) -> State:
+def _gru(params: Any, of_x: Tensor, state: State) -> State:
+    of_h = F.linear(state[0], params["weight_hh"], params.get("bias_hh"))
     x_r, x_z, x_n = of_x.chunk(3, -1)
     h_r, h_z, h_n = of_h.chunk(3, -1)
     z = torch.sigmoid(x_z + h_z)
@@ -117,6 +133,6 @@ def _gru(of_x: Tensor, of_h: Tensor, state: State) -> State:
     return (n + z * (state[0] - n),)
 
 
-RNN = {"tanh": Rule(1, 1, _tanh), "relu": Rule(1, 1, _relu)}
-LSTM = Rule(4, 2, _lstm)
-GRU = Rule(3, 1, _gru)
+RNN = {"tanh": Rule(1, 1, True, _tanh), "relu": Rule(1, 1, True, _relu)}
+LSTM = Rule(4, 2, True, _lstm)
+GRU = Rule(3, 1, False, _gru)

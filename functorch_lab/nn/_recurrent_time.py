@@ -48,7 +48,9 @@ class _Stack:
     ) -> Any:
         starts = self._checked(params, x, initial, lengths)
         drop, keys = self._dropout(key, train)
-        y, inside = x.movedim(-2, 0), None  # time first, so that a step is a slice
+        # Time first, so that a step is a slice. Contiguous, as torch multiplies what is
+        # not in as many products as there are steps, each with a weight gradient.
+        y, inside = x.movedim(-2, 0).contiguous(), None
         if lengths is not None:
             inside = _inside(lengths, y)
             # Whatever is in the padding, also NaN, stays out of the derivative.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn as torch_nn
 from torch.func import grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import functorch_lab as fl
@@ -345,6 +346,20 @@ def run(layer, x, *rest):
     return lambda: layer.apply(PARAMS[layer], x, *rest)
 
 
+@pytest.mark.parametrize("layer", [nn.rnn(3, 5), nn.lstm(3, 5)], ids=["rnn", "lstm"])
+def test_a_step_reads_the_sequence_by_its_product_alone(layer):
+    # A slice that other operations read makes a kernel of its own for each step.
+    params = layer.init(KEY)
+    graph = make_fx(lambda x: layer.apply(params, x))(torch.ones(2, 7, 3)).graph
+    (unbind,) = graph.find_nodes(op="call_function", target=torch.ops.aten.unbind.int)
+    rows = [view for row in unbind.users for view in row.users]
+    users = [user for row in rows for user in row.users]
+    assert [user.target for user in users] == [torch.ops.aten.addmm.default] * 7
+    # And the input is multiplied once for all of them.
+    products = torch.ops.aten.bmm.default, torch.ops.aten.mm.default
+    assert not any(node.target in products for node in graph.nodes)
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [
@@ -394,8 +409,8 @@ def run(layer, x, *rest):
         (lambda: RNN.apply((OF_CELL,), X), ValueError,
          r"params\[0\]: expected a dict with \['forward'\], got \['bias_hh'"),
         (lambda: RNN.apply(PARAMS[LSTM], X), ValueError,
-         r"nn.rnn: layer 0, forward: params\['weight_ih'\]: expected a tensor of shape "
-         r"\(5, 3\), got \(20, 3\)"),
+         r"nn.rnn at \[0\]\['forward'\]: params\['weight_ih'\]: expected a tensor of "
+         r"shape \(5, 3\), got \(20, 3\)"),
         (lambda: CELL.apply(OF_CELL, X[..., :2]), ValueError,
          r"nn.gru_cell: x: expected shape \(..., 3\), got \(2, 7, 2\)"),
         (lambda: CELL.apply(OF_CELL, X[0], H[0]), ValueError,
