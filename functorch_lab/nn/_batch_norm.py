@@ -10,6 +10,7 @@ from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.nn import _checks, _norm_axes, _norm_state
+from functorch_lab.nn._batched import batch_levels
 from functorch_lab.nn._stateful import no_state
 from functorch_lab.types import StatefulLayer
 
@@ -121,22 +122,41 @@ def batch_norm(
                 state = _norm_state.updated(state, mean, var, count, momentum)
         else:
             mean, var = state["running_mean"], state["running_var"]
-        scale = torch.rsqrt(var + eps)
-        if weight is not None:
-            scale = scale * weight
-        # The mean is subtracted as a constant, and its difference to itself, 0, by
-        # channel: so its gradient needs no sum over the batch beside that of the bias.
-        center = mean.detach()
-        shift = (center - mean) * scale
-        if bias is not None:
-            shift = shift + bias
-        center, scale, shift = (
-            _norm_axes.along_channels(v, spatial_dims) for v in (center, scale, shift)
+        y = normalised(
+            wide, mean, var, weight, bias, eps=eps, spatial_dims=spatial_dims
         )
-        y = (wide - center) * scale + shift
         return y.to(x.dtype), state
 
     return StatefulLayer(init, apply)
+
+
+def normalised(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: float,
+    spatial_dims: int,
+) -> Tensor:
+    """`(x - mean) / sqrt(var + eps) * weight + bias`, with every derivative.
+
+    That of F.batch_norm is wrong from the third on.
+    """
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight
+    # The mean is subtracted as a constant, and its difference to itself, 0, by
+    # channel: so its gradient needs no sum over the batch beside that of the bias.
+    center = mean.detach()
+    shift = (center - mean) * scale
+    if bias is not None:
+        shift = shift + bias
+    center, scale, shift = (
+        _norm_axes.along_channels(v, spatial_dims) for v in (center, scale, shift)
+    )
+    return (x - center) * scale + shift
 
 
 def _check_momentum(momentum: object) -> None:
@@ -166,8 +186,8 @@ def _check_batch(x: Tensor, spatial_dims: int, params: Any, state: Any) -> None:
     """
     # Dynamo cannot look; jit looks before it compiles.
     if not torch.compiler.is_dynamo_compiling():
-        own = [_vmap_levels(leaf) for leaf in tree.leaves((params, state))]
-        if not _vmap_levels(x) <= set().union(*own):
+        own = [batch_levels(leaf) for leaf in tree.leaves((params, state))]
+        if not batch_levels(x) <= set().union(*own):
             raise ValueError(
                 "nn.batch_norm: x: expected a whole batch with train=True, got one "
                 "sample of a vmap, whose params and state are not mapped. Call it on "
@@ -187,14 +207,3 @@ def _check_batch(x: Tensor, spatial_dims: int, params: Any, state: Any) -> None:
             f"train=True, got shape {tuple(x.shape)}. Give a larger batch (drop the "
             f"rest of an epoch), or use {_ALONE}"
         )
-
-
-def _vmap_levels(x: Tensor) -> set[int]:
-    """Of the `vmap`s inside of which the values of `x` differ."""
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    levels = set()
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            levels.add(functorch.maybe_get_level(x))
-        x = functorch.get_unwrapped(x)
-    return levels

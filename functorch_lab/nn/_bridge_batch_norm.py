@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from functorch_lab.nn._batch_norm import normalised
 from functorch_lab.nn._norm_groups import groups_for
 
 _CHOICES = ("batch", "frozen", "group")
@@ -139,18 +140,14 @@ class _Frozen(_NormBase):
                 f"axis {axis}, got an input of shape {tuple(input.shape)}. Give the "
                 "norm the input that its module has for it."
             )
-        shape = [-1] + [1] * (input.dim() - axis - 1)
         mean: Any = self.running_mean
         var: Any = self.running_var
-        # As products and sums, for which vmap and the compiler have rules. Half
-        # precision is widened, as in F.batch_norm.
+        # Half precision is widened, as in F.batch_norm.
         wide = input.to(torch.promote_types(input.dtype, torch.float32))
-        scale = torch.rsqrt(var + self.eps)
-        if self.weight is not None:
-            scale = scale * self.weight
-        y = (wide - mean.reshape(shape)) * scale.reshape(shape)
-        if self.bias is not None:
-            y = y + self.bias.reshape(shape)
+        rank = input.dim() - axis - 1
+        y = normalised(
+            wide, mean, var, self.weight, self.bias, eps=self.eps, spatial_dims=rank
+        )
         return y.to(input.dtype)
 
 

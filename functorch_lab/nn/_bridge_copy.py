@@ -74,9 +74,6 @@ class Copy:
     def reset(self, tensors: dict[str, Tensor], key: Tensor) -> dict[str, Tensor]:
         """All tensors after every submodule has reset its parameters."""
         draws = Draws(key, {})
-        if torch.compiler.is_compiling():
-            with draws:
-                return self._reset_all(tensors)
         with draws, truncated_normal(draws.key):
             return self._reset_all(tensors)
 

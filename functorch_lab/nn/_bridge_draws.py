@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from functorch_lab import random
+from functorch_lab.nn._batched import batch_levels
 from functorch_lab.nn._bridge_rules import RULES, check_generator
-from functorch_lab.nn._bridge_values import ASKS, batch_levels, refused_answer
+from functorch_lab.nn._bridge_values import ASKS, refused_answer
 
 
 class Draws(TorchFunctionMode):

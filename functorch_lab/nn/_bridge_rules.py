@@ -16,8 +16,8 @@ from torch import Tensor
 
 from functorch_lab import random
 from functorch_lab.nn import init
+from functorch_lab.nn._batched import batch_levels, under_vmap
 from functorch_lab.nn._bridge_dropout import DROPOUT_RULES, NewKey
-from functorch_lab.nn._bridge_values import batch_levels
 
 
 def check_generator(name: str, args: Any, kwargs: Any) -> None:
@@ -196,7 +196,9 @@ def truncated_normal(new_key: NewKey) -> Iterator[None]:
     """
     module: Any = torch.nn.init
     name = "_no_grad_trunc_normal_"
-    torchs, thread = getattr(module, name, None), threading.get_ident()
+    # What Dynamo traces replaces nothing, in this thread or in others.
+    here = int if torch.compiler.is_compiling() else threading.get_ident
+    torchs, thread = getattr(module, name, None), here()
     if torchs is None:
         yield
         return
@@ -204,7 +206,7 @@ def truncated_normal(new_key: NewKey) -> Iterator[None]:
     def ours(
         tensor: Tensor, mean: float, std: float, a: float, b: float, **options: Any
     ) -> Tensor:
-        if threading.get_ident() != thread:
+        if here() != thread:
             return torchs(tensor, mean, std, a, b, **options)
         if tensor.is_meta:
             return tensor.zero_()
@@ -240,19 +242,13 @@ def _recurrent(new_key: NewKey, func: Any, *args: Any, **options: Any) -> Any:
             f"nn.from_module.apply: module: expected no dropout inside nn.{name}, got "
             f"{dropout}. Make it of single layers with nn.Dropout between them."
         )
-    if not torch.compiler.is_compiling() and _under_vmap():
+    if not torch.compiler.is_compiling() and under_vmap():
         raise ValueError(
             f"nn.from_module.apply: module: expected no fused nn.{name} under vmap, "
             f"got one. Build that part with fl.nn.{name.lower()}, or loop over "
             f"nn.{name}Cell in the module: both work under vmap."
         )
     return func(*args, **options)
-
-
-def _under_vmap() -> bool:
-    functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
-    levels = functorch.get_interpreter_stack() or []
-    return any(level.key() == functorch.TransformType.Vmap for level in levels)
 
 
 RULES: dict[str, Callable[..., Any]] = {

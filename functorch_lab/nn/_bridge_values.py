@@ -7,26 +7,10 @@ import linecache
 import sys
 import traceback
 from types import FrameType
-from typing import Any
-
-import torch
-from torch import Tensor
-
-functorch: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 # The functions by which Python asks.
 ASKS = {"__bool__", "__int__", "__float__", "__complex__", "__index__"}
 ASKS |= {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose"}
-
-
-def batch_levels(tensor: Any) -> set[int]:
-    """The vmaps around this call in which a tensor has a sample axis."""
-    levels = set()
-    while isinstance(tensor, Tensor) and functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
-            levels.add(functorch.maybe_get_level(tensor))
-        tensor = functorch.get_unwrapped(tensor)
-    return levels
 
 
 def refused_answer(name: str) -> bool:

@@ -69,6 +69,12 @@ def is_trace_limit(error: BaseException) -> bool:
     return isinstance(error, FailOnRecompileLimitHit)
 
 
+_RECURRENT = (
+    "Build that part with fl.nn.rnn, fl.nn.gru or fl.nn.lstm, whose loop over the "
+    "steps compiles"
+)
+
+
 def explain(name: str, error: BaseException) -> RuntimeError:
     """A failure of the compiler in a few lines: where, what, and the remedy."""
     text = str(error)
@@ -87,6 +93,8 @@ def explain(name: str, error: BaseException) -> RuntimeError:
         "Rewrite the line with torch operations on tensors (a NumPy array that the "
         "function closes over has to be a tensor)"
     )
+    if title.startswith("Attempted to wrap RNN"):
+        remedy = _RECURRENT  # the hint is a setting that no transform survives
     return RuntimeError(
         f"jit: {name}: {place}: cannot be compiled: {title.rstrip('.')}. "
         f"{detail.removeprefix('Explanation:').strip()} {remedy.rstrip('.')}, or run "

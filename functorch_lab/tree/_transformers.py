@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optree
@@ -24,13 +24,13 @@ _nodes: set[type] = set()
 _lock = threading.Lock()
 
 
-def met_new(leaves: Iterable[Any]) -> bool:
+def met_new(leaves: Sequence[Any]) -> bool:
     """Whether a type among `leaves` has become a node by this call."""
     if "transformers" not in sys.modules:
         return False
-    unknown = set(map(type, leaves)) - _seen
-    if not unknown:
+    if _seen.issuperset(map(type, leaves)):  # nearly always, so this is to be quick
         return False
+    unknown = set(map(type, leaves)) - _seen
     with _lock:  # another thread may have met the same
         registered = [kind in _nodes or _registered(kind) for kind in unknown]
         _seen.update(unknown)

@@ -209,6 +209,60 @@ def test_batch_norm_of_batches_side_by_side():
         assert_close(by_name(member), dict(module.named_buffers()), **CLOSE)
 
 
+def test_third_derivatives_of_batch_norm():
+    # Those of F.batch_norm are wrong: its second one takes the statistics as constants.
+    module = filled(nn.BatchNorm1d(3))
+    layer, params, state = fl.nn.from_module(module)
+    x = numbers(5, 3)
+
+    def ours(x):
+        return layer.apply(params, state, x, train=True)[0]
+
+    def plainly(x):
+        centred = x - x.mean(0)
+        scale = (centred.square().mean(0) + module.eps).sqrt()
+        return centred / scale * params["weight"] + params["bias"]
+
+    def third(function):
+        def first(x):
+            return fl.grad(lambda x: weighted(function(x).exp()))(x)
+
+        def second(x):
+            return fl.grad(lambda x: weighted(first(x)))(x)
+
+        return fl.grad(lambda x: weighted(second(x)))(x)
+
+    got, expected = third(ours), third(plainly)
+    scale = expected.abs().max().item()
+    assert_close(got, expected, rtol=1e-10, atol=1e-10 * scale)
+
+
+def test_batch_norm_of_one_sample_is_refused():
+    layer, params, state = fl.nn.from_module(filled(nn.BatchNorm1d(3)))
+    x = numbers(7, 3, 5)
+
+    def run(x, params=params, state=state):
+        return layer.apply(params, state, x, train=True)[0]
+
+    with pytest.raises(
+        ValueError, match=r"one value per channel in BatchNorm1d.*\(1, 3\)\. .*frozen"
+    ):
+        run(x[:1, :, 0])
+    alone = (
+        r"a whole batch in BatchNorm1d .*one sample of a vmap, \(1, 3, 5\)\. .*frozen"
+    )
+    for function in (fl.vmap(run), fl.jit(fl.vmap(run))):
+        with pytest.raises(ValueError, match=alone):
+            function(x[:, None])
+    with pytest.raises(ValueError, match=r"3 channels at axis 1 .*\(5, 7, 3\)"):
+        run(x.movedim(2, 0))
+    # One image for each of several models is a batch, as it is for the module.
+    several = fl.tree.stack([params, fl.tree.map(lambda p: p + 2, params)])
+    y = fl.vmap(run, (0, 0))(x[:2, None], several)
+    assert_close(y[0], run(x[:1]), **CLOSE)
+    assert_close(run(x[:1]), filled(nn.BatchNorm1d(3))(x[:1]).detach(), **CLOSE)
+
+
 def test_tied_weights_are_one_leaf_and_buffers_are_constants():
     module = filled(Language()).eval()
     layer, params, state = fl.nn.from_module(module)
@@ -560,6 +614,18 @@ def test_fused_recurrence_under_vmap_is_refused(make, name):
         assert_close(got, module.eval()(given)[0])
         with pytest.raises(ValueError, match=rf"no dropout inside nn.{name}, got 0.3"):
             layer.apply(params, given, train=True, key=fl.random.key(0))
+
+
+@pytest.mark.usefixtures("no_inductor")
+def test_fused_recurrence_under_jit_is_refused():
+    layer, params, _ = fl.nn.from_module(nn.GRU(5, 3))
+    line = r"jit: run: .*test_bridge.py:\d+: .*: cannot be .*fl.nn.rnn, fl.nn.gru or"
+
+    def run(x):
+        return layer.apply(params, x)[0]
+
+    with pytest.raises(RuntimeError, match=line):
+        fl.jit(run)(torch.ones(7, 2, 5))
 
 
 class Branches(nn.Module):

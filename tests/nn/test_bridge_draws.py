@@ -202,6 +202,29 @@ def test_dropout_compiles_once_and_equals_eager():
     assert jitted.traces == 1
 
 
+class Truncated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3, 5))
+
+    def reset_parameters(self):
+        nn.init.trunc_normal_(self.weight, 0.3, 2.0, -0.9, 1.7)
+
+
+def test_truncated_normals_compile(monkeypatch):
+    monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
+    torchs = nn.init.trunc_normal_(torch.ones(2), generator=seeded())
+    layer = fl.nn.from_module(Truncated()).layer
+    keys = fl.random.split(fl.random.key(3), 2)
+    drawn = fl.jit(fl.vmap(layer.init))(keys)
+    assert_close(drawn, fl.tree.stack([layer.init(key) for key in keys]))
+    assert_close(nn.init.trunc_normal_(torch.ones(2), generator=seeded()), torchs)
+
+
+def seeded():
+    return torch.Generator().manual_seed(2)
+
+
 def test_a_key_is_asked_for_only_where_something_is_drawn():
     layer = fl.nn.from_module(nn.Sequential(nn.Dropout(0.3), nn.Tanh())).layer
     x = torch.ones(3)
