@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -135,7 +136,8 @@ def multi_head_attention(  # noqa: PLR0913 - torch's options
             for source, projection in zip(sources, inward, strict=True)
         )
         if base is not None and positions is not None:
-            cos_sin = _rotary.rotation(positions[..., None, :], base, q)
+            of_heads = torch.atleast_1d(positions)[..., None, :]
+            cos_sin = _rotary.rotation(of_heads, base, q)
             q, k = _rotary.turned(q, cos_sin), _rotary.turned(k, cos_sin)
         y = attention(
             q,

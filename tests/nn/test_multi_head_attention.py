@@ -233,8 +233,8 @@ def test_rotary_positions_count_alone_by_their_distance():
     turned = layer.apply(params, x, positions=torch.arange(L).flip(0))
     assert not torch.allclose(turned, y)
     plain = nn.multi_head_attention(D, 3).apply(params, x)
-    still = layer.apply(params, x, positions=torch.full((B, L), 5))
-    close(still, plain)
+    for one in (torch.full((B, L), 5), torch.tensor([[5]] * B), torch.tensor(5)):
+        close(layer.apply(params, x, positions=one), plain)
 
 
 @pytest.mark.parametrize("lead", [(), (2,), (2, 3), (0,), (2, 0)])
