@@ -61,7 +61,8 @@ def lora(
         Its `init(key)` draws the base, too. With `init(key, base=made)` it begins with
         what `layer.init` or a training returned: params, or `(params, state)` of a
         stateful layer. `init` raises `ValueError` if no leaf is chosen or one is
-        smaller than `rank`, `apply` if the params are others.
+        smaller than `rank`, `TypeError` for a `base` of another kind; `apply` raises
+        `ValueError` if the params are others.
 
     Raises:
         ValueError: `rank` is below 1, or `alpha` not above 0.
@@ -110,7 +111,8 @@ def lora(
         if not isinstance(more, dict) or set(more) != {"a", "b"}:
             return None
         a, b = more["a"], more["b"]
-        if a.shape != (rank, _columns(before)) or b.shape != (before.shape[0], rank):
+        expected = (rank, _columns(before)), (before.shape[0], rank)
+        if (getattr(a, "shape", None), getattr(b, "shape", None)) != expected:
             return None
         # Adapters may be of a higher precision than the weights.
         return before + ((factor * b) @ a).reshape(before.shape).to(before.dtype)

@@ -74,7 +74,16 @@ class Reparametrized:
                 raise self._misfit(base, before, more)
             return after
 
-        return tree.map(computed, base, params[self.name])
+        try:
+            return tree.map(computed, base, params[self.name])
+        except ValueError as error:
+            what, _, difference = str(error).partition("trees differ ")
+            if what != "tree.map: ":
+                raise
+            raise ValueError(
+                f"nn.{self.function}: params: params['base'] and params[{self.name!r}] "
+                f"differ {difference}"
+            ) from None
 
     def _misfit(self, base: Any, before: Tensor, more: Any) -> ValueError:
         leaves = zip(tree.paths(base), tree.leaves(base), strict=True)
@@ -98,8 +107,14 @@ def reparametrized(
 
         def init_stateful(key: Tensor, base: Any = None) -> tuple[Any, Any]:
             base_key, own_key = random.split(key).unbind()
-            params, state = layer.init(base_key) if base is None else base
-            return begin(own_key, params), state
+            made = layer.init(base_key) if base is None else base
+            if not isinstance(made, tuple | list) or len(made) != 2:
+                raise TypeError(
+                    f"nn.{apply.function}: base: expected a pair (params, state), as "
+                    f"the layer is stateful, got {type(made).__name__}. Pass what the "
+                    "init of the layer inside returns."
+                )
+            return begin(own_key, made[0]), made[1]
 
         return StatefulLayer(init_stateful, apply)
     plain = as_layer(apply.function, "layer", layer)
@@ -140,8 +155,15 @@ def chosen(function: str, where: Where, base: Any) -> list[str]:
 
     Raises:
         ValueError: there are none.
+        TypeError: a leaf is no tensor.
     """
     leaves = dict(zip(tree.paths(base), tree.leaves(base), strict=True))
+    for path, leaf in leaves.items():
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"nn.{function}: base{path}: expected a tensor, got "
+                f"{type(leaf).__name__}. Pass params of the layer inside."
+            )
     found = [path for path, leaf in leaves.items() if _matrix(leaf)]
     if isinstance(where, str):
         kept, _ = _partition(where, base)

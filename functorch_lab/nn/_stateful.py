@@ -84,7 +84,11 @@ def as_layer(function: str, name: str, part: Any) -> Layer:
         raise TypeError(
             f"nn.{function}: {name}: expected a Layer or a plain function, got "
             f"{type(part).__name__}. "
-            + ("Use its counterpart in fl.nn." if module else "Make it one.")
+            + (
+                "Use its counterpart in fl.nn, or the layer of from_module."
+                if module
+                else "Make it one."
+            )
         )
 
     def apply(

@@ -55,8 +55,8 @@ def weight_norm(
         `g` has as many axes as its weight, of size 1 all but `dim`. `init(key)` draws
         the base; `init(key, base=made)` begins with what `layer.init` or a training
         returned: params, or `(params, state)` of a stateful layer. `init` raises
-        `ValueError` if no leaf is chosen or one has no axis `dim`, `apply` if the
-        params are others.
+        `ValueError` if no leaf is chosen or one has no axis `dim`, `TypeError` for a
+        `base` of another kind; `apply` raises `ValueError` if the params are others.
 
     Raises:
         TypeError: `dim` is no integer, `where` neither pattern nor predicate, or

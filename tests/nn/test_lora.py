@@ -298,6 +298,29 @@ GIVEN = LINEAR.init(KEY)
             r"lora: params: expected .*\['base', 'lora'\], got .*\['bias', 'weight'\]",
         ),
         (
+            lambda: LINEAR.apply({**GIVEN, "lora": {"bias": ()}}, torch.ones(5)),
+            ValueError,
+            r"lora: params: params\['base'\] and params\['lora'\] differ .*'weight'",
+        ),
+        (
+            lambda: LINEAR.apply(
+                {**GIVEN, "lora": {"weight": {"a": 2.0, "b": 3.0}, "bias": ()}},
+                torch.ones(5),
+            ),
+            ValueError,
+            r"params\['lora'\]\['weight'\]: expected what init made",
+        ),
+        (
+            lambda: LINEAR.init(KEY, base={"weight": 2.0}),
+            TypeError,
+            r"lora: base\['weight'\]: expected a tensor, got float",
+        ),
+        (
+            lambda: nn.lora(nn.stateful(nn.linear(5, 3)), 2).init(KEY, base={}),
+            TypeError,
+            r"lora: base: expected a pair \(params, state\), .* got dict",
+        ),
+        (
             lambda: nn.lora(nn.linear(5, 3), 3).apply(GIVEN, torch.ones(5)),
             ValueError,
             r"lora: params\['lora'\]\['weight'\]: .*\(3, 5\), got {'a': \(2, 5\), 'b'",
