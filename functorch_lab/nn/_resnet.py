@@ -146,7 +146,7 @@ def _resnet(
         _space.check(name, x, 2, in_channels)
         if m.train and norm == "batch":
             _check_batch(name, x, in_channels, halvings)
-        y = relu(m.bn1(m.conv1(x)))
+        y = relu(m.bn1(m.conv1(_space.channels_last(x))))
         if not small_images:
             y = pool.apply((), y)
         for stage in stages:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from functorch_lab.nn import _checks
@@ -114,3 +115,14 @@ def over_space(function: Callable[[Tensor], Tensor], x: Tensor, rank: int) -> Te
     batch = x.flatten(0, -rank - 2) if x.ndim > rank + 1 else x.unsqueeze(0)
     y = function(batch)
     return y.reshape(x.shape[: -rank - 1] + y.shape[1:])
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """A batch of images with the channels last in memory, as convolutions want them.
+
+    Everything after it then has this order too, in a compiled graph also the backward
+    pass. Inside transforms images come one by one, and stay as they are.
+    """
+    if x.ndim != 4 or torch._C._are_functorch_transforms_active():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)

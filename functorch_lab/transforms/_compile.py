@@ -51,8 +51,10 @@ def compile_flat(
     if BACKEND == "inductor":
         from functorch_lab.transforms._overwrite import ReadBeforeOverwrite
         from functorch_lab.transforms._recompute import RecomputeLate
+        from functorch_lab.transforms._weight_gradients import WeightGradientsInOrder
 
         options["joint_custom_pre_pass"] = RecomputeLate()
+        options["post_grad_custom_pre_pass"] = WeightGradientsInOrder()
         options["post_grad_custom_post_pass"] = ReadBeforeOverwrite()
         # Inductor writes an expression out anew at each use until it has this many
         # operations. With its 30, the rounds of one random draw take a minute to
