@@ -37,6 +37,7 @@ def transformer(  # noqa: PLR0913  (the kinds that are in use)
     bias: bool = True,
     dropout: float = 0.0,
     tie_weights: bool = True,
+    remat: bool = False,
 ) -> LanguageModel:
     """A GPT: from tokens, integers `(..., T)`, to logits `(..., T, vocab_size)`.
 
@@ -67,6 +68,8 @@ def transformer(  # noqa: PLR0913  (the kinds that are in use)
             each half of a layer adds; above 0, training needs a key.
         tie_weights: whether the logits are products with the embedding, one parameter
             for both ends, or with a "head" of their own.
+        remat: whether the backward pass computes each layer again instead of keeping
+            what it computed, see `functorch_lab.checkpoint`: time for memory.
 
     Returns:
         A layer that also continues sequences, see `LanguageModel`.
@@ -141,7 +144,7 @@ def transformer(  # noqa: PLR0913  (the kinds that are in use)
     if not tie_weights:
         layers["head"] = linear(embed_dim, vocab_size, bias=False, weight_init=small)
     add = sinusoidal_positions(embed_dim) if positions == "sinusoidal" else None
-    decoder = Decoder(block, num_layers, max_length, layers, add, base)
+    decoder = Decoder(block, num_layers, max_length, layers, add, base, remat)
     return LanguageModel(
         decoder.init,
         decoder.apply,

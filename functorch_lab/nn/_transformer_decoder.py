@@ -31,6 +31,7 @@ from functorch_lab.nn._transformer_checks import (
     check_tokens,
     needed_key,
 )
+from functorch_lab.transforms import checkpoint
 from functorch_lab.types import Layer
 
 _OF = "transformer"
@@ -44,6 +45,7 @@ class Decoder:
         layers: those outside of the blocks, by name.
         add: the layer that adds positions without params.
         rotary_base: of rotary positions.
+        remat: whether a block is computed again in the backward pass.
     """
 
     block: Block
@@ -52,6 +54,7 @@ class Decoder:
     layers: dict[str, Layer]
     add: Layer | None
     rotary_base: float | None
+    remat: bool
 
     def init(self, key: Tensor) -> dict[str, Any]:
         keys = random.split(key, self.num_layers + len(self.layers)).unbind()
@@ -76,8 +79,13 @@ class Decoder:
         x = self._embedded(params, tokens, positions)
         x = dropped(x, self.block.dropout, keys[-1])
         attend = rotated(self._rotate(x, positions), causal(mask))
+
+        def layer(p: Any, x: Tensor, k: Tensor | None) -> Tensor:
+            return self.block.apply(p, x, attend, k)[0]
+
+        layer = checkpoint(layer) if self.remat else layer
         for p, k in zip(params["blocks"], keys[:-1], strict=True):
-            x, _ = self.block.apply(p, x, attend, k)
+            x = layer(p, x, k)
         return self._logits(params, x)
 
     def init_cache(

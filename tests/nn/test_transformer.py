@@ -407,3 +407,31 @@ def test_errors_of_the_block(x, mask, kind, message):
     block = nn.transformer_block(6, 3)
     with pytest.raises(kind, match=message):
         block.apply(block.init(random.key(3)), x, mask=mask)
+
+
+def test_remat_computes_each_layer_again_and_changes_nothing():
+    calls = []
+
+    def counted(x):
+        calls.append(x)
+        return F.gelu(x)
+
+    def gradients(remat):
+        sizes = (7, 6, 3, 2)
+        model = nn.transformer(
+            *sizes, max_length=5, dropout=0.3, activation=counted, remat=remat
+        )
+        params = tree.cast(model.init(random.key(2)), torch.float64)
+        tokens = torch.tensor([[2, 3, 5], [6, 4, 2]])
+
+        def loss(params):
+            key = random.key(3)
+            return loss_of(model.apply(params, tokens, key=key, train=True))
+
+        calls.clear()
+        return fl.grad(loss)(params), len(calls)
+
+    kept, once = gradients(remat=False)
+    again, twice = gradients(remat=True)
+    torch.testing.assert_close(again, kept, rtol=0, atol=0)
+    assert (once, twice) == (3, 6)
