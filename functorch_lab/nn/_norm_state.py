@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from functorch_lab.nn import init as initializers
+
 _COUNT = "num_batches_tracked"
 _NAMES = ("running_mean", "running_var", _COUNT)
 _SAME_LAYER = "Pass the state that this layer's init or apply returned."
@@ -15,8 +17,8 @@ _SAME_LAYER = "Pass the state that this layer's init or apply returned."
 
 def init(key: Tensor, channels: int) -> dict[str, Tensor]:
     return {
-        "running_mean": torch.zeros(channels, device=key.device),
-        "running_var": torch.ones(channels, device=key.device),
+        "running_mean": initializers.zeros()(key, (channels,)),
+        "running_var": initializers.ones()(key, (channels,)),
         _COUNT: torch.zeros((), dtype=torch.int64, device=key.device),
     }
 

@@ -375,3 +375,22 @@ def test_weight_and_bias_are_independent():
 def test_errors_say_what_was_expected_and_got(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("draw", "shape"),
+    [
+        (nn.init.constant(0.3), (3,)),
+        (nn.init.zeros(), (3,)),
+        (nn.init.eye(), (3, 2)),
+        (nn.init.dirac(), (3, 2, 5)),
+    ],
+    ids=["constant", "zeros", "eye", "dirac"],
+)
+def test_a_seed_is_no_key_where_nothing_is_drawn_either(draw, shape):
+    with pytest.raises(
+        TypeError, match=r"nn.init.*: key: expected a key, got int. Make"
+    ):
+        draw(0, shape)
+    with pytest.raises(TypeError, match="key: expected a key, got int"):
+        nn.batch_norm(3, spatial_dims=0, affine=False).init(0)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from functorch_lab.nn.init._initializer import Initializer
+from functorch_lab.nn.init._initializer import Initializer, device_of
 
 
 def constant(val: float) -> Initializer:
@@ -18,7 +18,8 @@ def constant(val: float) -> Initializer:
         key: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None
     ) -> Tensor:
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        return torch.full(tuple(shape), val, dtype=dtype, device=key.device)
+        device = device_of("constant", key)
+        return torch.full(tuple(shape), val, dtype=dtype, device=device)
 
     return initializer
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab.nn import _checks
-from functorch_lab.nn.init._initializer import Initializer, axes
+from functorch_lab.nn.init._initializer import Initializer, axes, device_of
 
 
 def eye() -> Initializer:
@@ -30,7 +30,7 @@ def eye() -> Initializer:
     ) -> Tensor:
         rows, columns = axes("eye", shape, 2, 2)
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        return torch.eye(rows, columns, dtype=dtype, device=key.device)
+        return torch.eye(rows, columns, dtype=dtype, device=device_of("eye", key))
 
     return initializer
 
@@ -71,11 +71,13 @@ def dirac(groups: int = 1) -> Initializer:
                 f"groups={groups}, got {tuple(shape)}. Take the convolution's groups."
             )
 
+        device = device_of("dirac", key)
+
         def where(size: int, index: int | Tensor) -> Tensor:
-            return torch.arange(size, device=key.device) == index
+            return torch.arange(size, device=device) == index
 
         # Of each output channel, the number within its group.
-        member = torch.arange(out, device=key.device) % (out // groups or 1)
+        member = torch.arange(out, device=device) % (out // groups or 1)
         ones = where(in_, member[:, None])
         for size in kernel:
             ones = ones[..., None] & where(size, size // 2)

@@ -6,10 +6,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 Initializer = Callable[..., Tensor]
 """`initializer(key, shape, dtype=None)`."""
+
+
+def device_of(name: str, key: object) -> torch.device:
+    """Of the key, which says no more to an initializer without chance.
+
+    Raises:
+        TypeError: it is no key.
+    """
+    if not isinstance(key, Tensor):
+        raise TypeError(
+            f"nn.init.{name}: key: expected a key, got {type(key).__name__}. Make one "
+            "with fl.random.key(0)."
+        )
+    return key.device
 
 
 def axes(
