@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -29,7 +30,13 @@ from torch._subclasses.fake_tensor import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from functorch_lab.transforms._flat import flatten, map_tensors, name_of, unflatten
+from functorch_lab.transforms._flat import (
+    flatten,
+    kind_of,
+    map_tensors,
+    name_of,
+    unflatten,
+)
 
 
 class _State(threading.local):
@@ -64,10 +71,10 @@ def run(
         return memo[id(leaf)]
 
     inputs = [fake(leaf) for leaf in leaves]
-    random_at: dict[str, str] = {}
+    seen = _Operations()
     previous, _state.running = _state.running, True
     try:
-        with mode, _RandomCalls(random_at), _CustomFunctions(where, fn):
+        with mode, seen, _CustomFunctions(where, fn):
             result = call(*inputs)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         raise RuntimeError(_needs_value(where, fn, error)) from None
@@ -90,7 +97,7 @@ def run(
         ) from None
     finally:
         _state.running = previous
-    for operation, place in random_at.items():
+    for operation, place in seen.random_at.items():
         warn(
             f"{where}: {name_of(fn)}: {place}: {operation} draws from torch's global "
             "generator, so compiled and eager results differ and repeat with no key. "
@@ -98,6 +105,14 @@ def run(
             UserWarning,
         )
     results, spec = flatten(result)
+    if kept := seen.kept([*inputs, *results]):
+        warn(
+            f"{where}: {name_of(fn)}: {kept}, which is still held after the trace, by "
+            "a cache or an object outside: expected nothing to be kept, for a traced "
+            "tensor has no numbers. Make what is cached before, as an argument or a "
+            "closure, or cache NumPy arrays.",
+            UserWarning,
+        )
     return inputs, results, spec
 
 
@@ -139,17 +154,40 @@ def eval_shape(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     )
 
 
-class _RandomCalls(TorchDispatchMode):
-    """Notes each operation that draws from a generator, with the user's line."""
+class _Operations(TorchDispatchMode):
+    """Notes with the user's line what draws from a generator, and what is made."""
 
-    def __init__(self, found: dict[str, str]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.found = found
+        self.random_at: dict[str, str] = {}
+        self._made: list[tuple[weakref.ref[Tensor], str]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        line = user_line()
         if _draws(func, args, kwargs or {}):
-            self.found.setdefault(func.overloadpacket.__name__, user_line())
-        return func(*args, **(kwargs or {}))
+            self.random_at.setdefault(func.overloadpacket.__name__, line)
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self._made.append((weakref.ref(result), line))
+        return result
+
+    def kept(self, known: list[Any]) -> str:
+        """What outlives the run without being, or being behind, what is known."""
+        # What autograd has recorded keeps what it needs.
+        if any(isinstance(x, Tensor) and x.requires_grad for x in known):
+            return ""
+        memory = {storage_of(leaf) for leaf in known}
+
+        def found() -> str:
+            for reference, line in self._made:
+                tensor = reference()
+                if tensor is not None and storage_of(tensor) not in memory:
+                    return f"{line} makes {kind_of(tensor)}"
+            return ""
+
+        if found():
+            gc.collect()
+        return found()
 
 
 def _draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:

@@ -128,8 +128,9 @@ def jit(
             remedy); a donated tensor is used again.
 
     Warns:
-        UserWarning: the function draws from torch's global generator, or a donated
-            argument has no counterpart in the result.
+        UserWarning: the function draws from torch's global generator; something outside
+            it, such as a cache, keeps a tensor that it made while it was traced, which
+            has no values; or a donated argument has no counterpart in the result.
         RuntimeWarning: there is no compiler, or an argument requires grad: the
             function runs eagerly.
 

@@ -127,7 +127,7 @@ LOOPS = {
     ),
     "transposed": lambda lib: (
         lambda h, xs: lib.scan(
-            lambda c, x: ((c.T + x[0]).T, x.T), xs[:3].T, xs[:9].reshape(3, 3, 3)
+            lambda c, x: (c.T + x[0], x.T), xs[:3].T, xs[:9].reshape(3, 3, 3)
         )
     ),
     "fori_loop": lambda lib: (
@@ -207,6 +207,69 @@ def test_a_training_loop_is_one_step_in_the_graph(graphs):
 def test_a_training_loop_compiled(monkeypatch):
     monkeypatch.setattr(_compile, "BACKEND", "inductor")
     check_training(fl.jit(our_training()))
+
+
+def plain_scan(step, carry, xs, reverse=False, unroll=1):
+    """The loop in words: the oracle where values have to be equal to the last bit."""
+    ys = []
+    for t in reversed(range(len(xs))) if reverse else range(len(xs)):
+        carry, y = step(carry, xs[t])
+        ys.append(y)
+    ys = ys[::-1] if reverse else ys
+    return carry, jax.tree.map(lambda *leaves: torch.stack(leaves), *ys)
+
+
+def plain_while(cond, step, value):
+    while cond(value):
+        value = step(value)
+    return value
+
+
+def intricate(scan, while_loop):
+    """Carries that share memory, trade places and change strides, of all dtypes."""
+
+    def shared(c, x):
+        d, e = c[2].clone(), x.clone()
+        d[0] = x[1]
+        return (c[0], x, d.add_(x)), (c[0], c[1], e.mul_(2), d)
+
+    def typed(c, x):
+        h, n, up, z = c
+        after = h * 0.5 + x.bfloat16(), n * 3 % 17, up ^ (x[0] > 0), x[2] - z
+        return after, (n, z, x[1:].view(2, 1))
+
+    def run(donated, xs):
+        a, b = donated["a"], donated["b"]
+        h, n, up = b.bfloat16(), torch.arange(2, 5), b[0] > b[1]
+        table = a + b.unsqueeze(1)
+        (a2, b2), _ = scan(lambda c, x: ((c[1], c[0] + x + a), c), (a, b), xs)
+        return {"a": b2, "b": a2}, (
+            scan(shared, (b, xs[2], a), xs.T.flip(1).T),
+            scan(typed, (h, n, up, b[2]), xs, reverse=True, unroll=2),
+            scan(
+                lambda c, x: (c.T.flip(0), x[:1].expand(2)), table, xs[3].expand(4, 3)
+            ),
+            while_loop(
+                lambda v: v[0].sum() < 90, lambda v: (v[1], v[0] + b**2), (a, b)
+            ),
+        )
+
+    return run
+
+
+def test_intricate_loops_compiled_equal_plain_loops(monkeypatch):
+    monkeypatch.setattr(_compile, "BACKEND", "inductor")
+    jitted = fl.jit(intricate(fl.scan, fl.while_loop), donate_argnums=0)
+    plain = intricate(plain_scan, plain_while)
+    xs = (XS[:5] * 8).round() / 4
+    theirs = ours = {"a": xs[1] * 2, "b": xs[4] + 0.5}
+    for _ in range(3):
+        before = xs.clone()
+        theirs, expected = plain(theirs, xs)
+        ours, got = jitted({k: v.clone() for k, v in ours.items()}, xs)
+        assert_close((ours, got), (theirs, expected), rtol=0, atol=0)
+        assert_close(xs, before, rtol=0, atol=0)
+        xs = xs.flip(0)
 
 
 @pytest.mark.parametrize("closed_over", [False, True])
@@ -322,6 +385,13 @@ def test_each_step_prints_once(capsys):
 
     fl.jit(lambda c: fl.scan(step, c, length=3))(torch.tensor(2.5))
     assert capsys.readouterr().out == "c is 2.5\nc is 5.0\nc is 10.0\n"
+
+
+def test_what_a_loop_of_no_steps_would_compute_is_not_searched_for_nans():
+    def f(x):
+        return fl.while_loop(lambda v: v < 3, lambda v: fl.debug.nans(v / (v - 5)), x)
+
+    assert_close(fl.jit(f)(torch.tensor(5.0)), torch.tensor(5.0))
 
 
 def test_a_while_loop_without_a_bound_is_refused_in_a_derivative():

@@ -72,6 +72,15 @@ def test_values_are_exact_whatever_the_surrogate_is():
         assert torch.equal(torch.signbit(f(values)), torch.signbit(values))
 
 
+def test_the_function_itself_meets_no_derivative():
+    def fn(x):
+        assert not x.requires_grad
+        return x.round()
+
+    f = fl.surrogate_gradient(fn, lambda x: x * 3)
+    assert_close(fl.grad(lambda x: f(x).sum())(X), torch.full_like(X, 3.0))
+
+
 def test_trees_integers_and_closures():
     scale = torch.tensor(5.0, dtype=torch.float64)
 
