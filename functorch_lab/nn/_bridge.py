@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from functorch_lab import random
 from functorch_lab.nn import _bridge_names as names
 from functorch_lab.nn._bridge_batch_norm import converted
 from functorch_lab.nn._bridge_copy import (
@@ -76,15 +77,16 @@ def from_module(
     Returns:
         `(layer, params, state)`; the params need no grad. `apply` raises `ValueError`
         for params of another module, without a key where one is needed, for a fused
-        nn.RNN, nn.GRU or nn.LSTM under vmap, and for a module that writes to a buffer
-        outside the state; `RuntimeError` for a branch on a tensor's value under vmap;
-        `TypeError` for a module that counts in its attributes, or draws what no key
-        can. `init` raises `TypeError` where a submodule has
-        parameters and no `reset_parameters`.
+        nn.RNN, nn.GRU or nn.LSTM under vmap, for batch norm in training on one sample,
+        and for a module that writes to a buffer outside the state; `RuntimeError` for a
+        branch on a tensor's value under vmap; `TypeError` for a module that counts in
+        its attributes, or draws what no key can. `init` raises `TypeError` where a
+        submodule has parameters and no `reset_parameters`.
 
     Raises:
-        TypeError: `module` is no module, or cannot be copied; or `batch_norm` is
-            neither a name nor a number, or meets a norm with a forward of its own.
+        TypeError: `module` is no module, is scripted, or cannot be copied; or
+            `batch_norm` is neither a name nor a number, or meets a norm with a forward
+            of its own.
         ValueError: it has lazy parameters that no input has shaped yet, or `state`
             names what is no buffer; `batch_norm` is another name, does not divide the
             channels of a norm, or is "frozen" where a batch norm has no statistics.
@@ -121,6 +123,11 @@ def _check_module(function: str, module: Any) -> None:
         raise TypeError(
             f"nn.{function}: module: expected a torch.nn.Module, got "
             f"{type(module).__name__}. Layers of functorch_lab need no bridge."
+        )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise TypeError(
+            f"nn.{function}: module: expected modules of Python, got a ScriptModule. "
+            "Use the module that it was scripted or traced from."
         )
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if nn.parameter.is_lazy(tensor):
@@ -236,6 +243,7 @@ class _Bridge:
                 "_init_weights draws every parameter, got one that leaves out "
                 f"{self._left_out}. Begin with the params that from_module returned."
             )
+        random.fold_in(key, 0)  # raises for what is no key
         # Sum with the key: under vmap over keys these have its batch axis, and can be
         # written to in place.
         zero = 0 * key.sum()

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from functorch_lab.nn._bridge_draws import Draws, changed
 from functorch_lab.nn._bridge_pure import make_pure
+from functorch_lab.nn._bridge_recompute import no_recomputing
 from functorch_lab.nn._bridge_rules import truncated_normal
 from functorch_lab.nn._bridge_transformers import (
     install_hooks,
@@ -66,7 +67,8 @@ class Copy:
         options["_constants"] = call.constants
         # Entered also where nothing draws: it refuses writes to constants, and torch
         # leaves out the fused evaluation of attention, which no transform takes.
-        with Draws(call.key, call.constants), _unchanged(self._inner):
+        draws = Draws(call.key, call.constants)
+        with draws, _unchanged(self._inner), no_recomputing():
             return functional_call(
                 self._forward, tensors, args, options, tie_weights=False
             )

@@ -14,12 +14,18 @@ from functorch_lab import tree
 
 
 def install_hooks(module: nn.Module) -> None:
-    """What a model would do at the first call that asks for hidden states."""
+    """What a model would do at the first call that asks for hidden states.
+
+    And no recomputing: under jit nothing takes `_bridge_recompute`'s place.
+    """
     capturing: Any = sys.modules.get("transformers.utils.output_capturing")
     install = getattr(capturing, "maybe_install_capturing_hooks", None)
+    part: Any
     for part in module.modules():
         if install is not None and _is_model(type(part)):
             install(part)
+        if hasattr(part, "_gradient_checkpointing_func"):
+            part.gradient_checkpointing = False
 
 
 def own_cache(value: Any) -> Any:

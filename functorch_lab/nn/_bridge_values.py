@@ -8,6 +8,8 @@ import sys
 import traceback
 from types import FrameType
 
+from torch._guards import active_fake_mode
+
 # The functions by which Python asks.
 ASKS = {"__bool__", "__int__", "__float__", "__complex__", "__index__"}
 ASKS |= {"item", "tolist", "numpy", "is_nonzero", "equal", "allclose"}
@@ -27,11 +29,15 @@ def refused_answer(name: str) -> bool:
         file = frame.f_code.co_filename
         place = f"{file}:{line}: `{linecache.getline(file, line).strip()}`"
     what = "a branch on one" if name == "__bool__" else f"Tensor.{name}()"
+    remedy = "Write torch.where in place of if."
+    if active_fake_mode() is None:  # fl.jit did not get here
+        remedy = (
+            "Wrap the whole function in fl.jit, if the module asks for no values while "
+            "it is compiled; else write torch.where in place of if."
+        )
     raise RuntimeError(
         "nn.from_module.apply: module: expected no data-dependent branch under vmap, "
-        f"where each sample has a value of its own, got {what} in {place}. Wrap the "
-        "whole function in fl.jit, if the module asks for no values while it is "
-        "compiled; else write torch.where in place of if."
+        f"where each sample has a value of its own, got {what} in {place}. " + remedy
     )
 
 

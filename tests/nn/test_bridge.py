@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 import functorch_lab as fl
 from bridge_models import Language, ResNet, filled, numbers, weighted
@@ -589,6 +590,12 @@ def test_what_is_no_module_is_refused():
         fl.nn.from_module(Counts("none"), state=["x"])
     with pytest.raises(TypeError, match=r"sequence of names, .* Pass \['count'\]"):
         fl.nn.from_module(Counts("none"), state="count")
+    with pytest.warns(DeprecationWarning, match=r"torch.jit.trace"):
+        scripted: Any = torch.jit.trace(nn.Linear(2, 3), torch.ones(2))
+    with pytest.raises(TypeError, match=r"modules of Python, got a ScriptModule"):
+        fl.nn.from_module(nn.Sequential(scripted))
+    with pytest.raises(TypeError, match=r"key: expected one key, .* got 3 \(int\)"):
+        fl.nn.from_module(nn.Linear(2, 3)).layer.init(3)  # pyright: ignore
     module: Any = nn.Linear(2, 3)
     module.uncopied = (i for i in range(2))
     with pytest.raises(TypeError, match=r"copy.deepcopy takes, got Linear"):
@@ -628,6 +635,38 @@ def test_fused_recurrence_under_jit_is_refused():
         fl.jit(run)(torch.ones(7, 2, 5))
 
 
+class Recomputes(nn.Module):
+    def __init__(self, reentrant):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(5, 3), nn.Tanh())
+        self.reentrant = reentrant
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_is_checkpointed_has_its_gradient(reentrant):
+    # As torch does it, the gradient is zero: no transform sees through it.
+    module = filled(Recomputes(reentrant))
+    layer, params, _ = fl.nn.from_module(module)
+    x = numbers(2, 5)
+
+    def loss_fn(params, x):
+        return weighted(layer.apply(params, x, train=True))
+
+    each = fl.vmap(fl.grad(loss_fn), (None, 0))(params, x)
+    for i in range(2):
+        inner = module.inner  # without the checkpoint: the same numbers
+        expected = gradients(inner, weighted(inner(x[i])))
+        for grads in (each["inner"], fl.grad(loss_fn)(params, x[i])["inner"]):
+            rows = by_name(grads)
+            own = {n: g[i] if g.ndim > expected[n].ndim else g for n, g in rows.items()}
+            assert_close(own, expected, **CLOSE)
+    y = module(x.requires_grad_())  # torch's own are in their place again
+    assert type(y.grad_fn).__name__.startswith("CheckpointFunction") == reentrant
+
+
 class Branches(nn.Module):
     def __init__(self, ask):
         super().__init__()
@@ -660,10 +699,12 @@ def test_a_branch_on_a_value_under_vmap_is_named(ask, what):
 
     assert_close(run(xs[0]), 2 * xs[0], **EXACT)
     assert_close(fl.grad(loss)(xs[1]), torch.ones(2), **EXACT)
-    line = rf"under vmap, .* got {what} in .*test_bridge.py:\d+: `.*\. Wrap .* fl\.jit"
-    for function in (fl.vmap(run), fl.vmap(fl.grad(loss)), fl.jit(fl.vmap(run))):
-        with pytest.raises(RuntimeError, match=line):
+    line = rf"under vmap, .* got {what} in .*test_bridge.py:\d+: `.*\. "
+    for function in (fl.vmap(run), fl.vmap(fl.grad(loss))):
+        with pytest.raises(RuntimeError, match=rf"{line}Wrap .* fl\.jit"):
             function(xs)
+    with pytest.raises(RuntimeError, match=rf"{line}Write torch\.where"):
+        fl.jit(fl.vmap(run))(xs)
     with pytest.raises(
         RuntimeError, match=r"jit: run: .*test_bridge.py.*the value of a"
     ):
