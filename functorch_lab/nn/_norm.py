@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -67,12 +68,11 @@ def layer_norm(
         _check_input("layer_norm", x, shape)
         if not elementwise_affine:
             _checks.no_params("layer_norm", params)
-            return F.layer_norm(x, shape, eps=eps)
+            return standardized(x, shape, eps)
         weight, *rest = _checks.params("layer_norm", params, expected)
         _checks.same_kind("layer_norm", x, weight)
-        # Scaled outside of F.layer_norm, whose forward derivative fails when x has a
-        # tangent and the weight has none. Compiled, both are one kernel.
-        y = F.layer_norm(x, shape, eps=eps) * weight
+        # Compiled, both are one kernel.
+        y = standardized(x, shape, eps) * weight
         return y + rest[0] if rest else y
 
     return Layer(init_, apply)
@@ -131,6 +131,22 @@ def rms_norm(
         return y * weight
 
     return Layer(init_, apply)
+
+
+def standardized(x: Tensor, shape: tuple[int, ...], eps: float) -> Tensor:
+    """`(x - mean) / sqrt(var + eps)` over the last axes, which have this shape.
+
+    F.layer_norm has a fast kernel; but its third derivatives are wrong (torch 2.13), so
+    inside transforms, where there are such, the formula is written out. Nowhere is the
+    weight given to it: its forward derivative fails where x has a tangent and the
+    weight has none.
+    """
+    if not torch._C._are_functorch_transforms_active():
+        return F.layer_norm(x, shape, eps=eps)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    axes = tuple(range(-len(shape), 0))
+    var, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
+    return ((wide - mean) * torch.rsqrt(var + eps)).to(x.dtype)
 
 
 def _last_axes(

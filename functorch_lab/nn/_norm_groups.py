@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from functorch_lab.nn import _checks, _norm_axes
+from functorch_lab.nn._norm import standardized
 from functorch_lab.types import Layer
 
 
@@ -147,7 +147,7 @@ def _grouped(
             )
         # As a layer norm, which has every derivative and takes any leading axes.
         lead = x.shape[: x.ndim - 1 - spatial_dims]
-        y = F.layer_norm(x.reshape(*lead, groups, size), (size,), eps=eps)
+        y = standardized(x.reshape(*lead, groups, size), (size,), eps)
         y = y.reshape(x.shape)
         if not affine:
             _checks.no_params(name, params)

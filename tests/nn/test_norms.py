@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn as torch_nn
 from torch.func import grad, jvp, vmap
 
+import functorch_lab as fl
 from functorch_lab import nn, random, tree
 
 
@@ -188,3 +189,39 @@ INSTANCE = nn.instance_norm(3, spatial_dims=1)
 def test_errors_say_what_was_expected_and_got(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def standard(x):
+    wide = x.var(-1, correction=0, keepdim=True) + 0.3
+    return (x - x.mean(-1, keepdim=True)) / wide.sqrt()
+
+
+ROWS = {
+    "layer": (nn.layer_norm(5, eps=0.3, elementwise_affine=False), standard),
+    "group": (nn.group_norm(1, 5, eps=0.3, spatial_dims=0, affine=False), standard),
+    "instance": (nn.instance_norm(2, eps=0.3, spatial_dims=1), standard),
+    "rms": (
+        nn.rms_norm(5, eps=0.3, elementwise_affine=False),
+        lambda x: x / (x.square().mean(-1, keepdim=True) + 0.3).sqrt(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_third_derivatives_are_those_of_the_formula(name):
+    layer, formula = ROWS[name]
+    generator = torch.Generator().manual_seed(3)
+    x, weights, along = torch.randn((3, 2, 5), generator=generator, dtype=torch.float64)
+
+    def along_of(f):
+        return lambda x: (fl.grad(f)(x) * along).sum()
+
+    def third(norm):
+        def f(x):
+            return (norm(x) * weights).pow(3).sum()
+
+        for _ in range(3):
+            f = along_of(f)
+        return f(x)
+
+    close(third(lambda x: layer.apply((), x)), third(formula))
