@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from functorch_lab.nn import _checks, init
+from functorch_lab.nn import _checks, _norm_axes, init
 from functorch_lab.types import Layer
 
 
@@ -40,7 +40,7 @@ def layer_norm(
 
     Raises:
         ValueError: no size or a size below 1, or a negative `eps`.
-        TypeError: a size that is no integer.
+        TypeError: a size that is no integer, or an `eps` that is no number.
 
     Example:
         >>> import torch, functorch_lab as fl
@@ -101,7 +101,7 @@ def rms_norm(
 
     Raises:
         ValueError: no size or a size below 1, or a negative `eps`.
-        TypeError: a size that is no integer.
+        TypeError: a size that is no integer, or an `eps` that is no number.
 
     Example:
         >>> import torch, functorch_lab as fl
@@ -155,15 +155,16 @@ def _last_axes(
     """The sizes of the last axes.
 
     Raises:
-        ValueError: there is none, or `eps` is negative.
+        ValueError: there is none.
     """
+    _norm_axes.check_eps(function, eps)
     many = isinstance(normalized_shape, Sequence)
     sizes = normalized_shape if many else [normalized_shape]
     shape = tuple(_checks.size(function, "normalized_shape", n) for n in sizes)
-    if not shape or not eps >= 0:
+    if not shape:
         raise ValueError(
-            f"nn.{function}: normalized_shape, eps: expected at least one size and eps "
-            f"of 0 or above, got {shape} and {eps}. Name the last axes of the input."
+            f"nn.{function}: normalized_shape: expected at least one size, got "
+            f"{normalized_shape!r}. Name the last axes of the input."
         )
     return shape
 

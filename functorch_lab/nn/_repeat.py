@@ -32,7 +32,8 @@ def repeat(layer: AnyPart, n: int) -> Layer | StatefulLayer:
     Returns:
         A layer with the params of `layer`, each leaf with a new leading axis of `n`;
         stateful if `layer` is, with a state of the same form. A key given to `apply` is
-        split: every copy gets its own. Its `apply` raises `ValueError` for params or a
+        split: every copy gets its own; further options, such as `mask=`, go to all.
+        Its `apply` raises `ValueError` for params or a
         state without that axis.
 
     Raises:
@@ -63,6 +64,7 @@ def repeat(layer: AnyPart, n: int) -> Layer | StatefulLayer:
         *,
         key: Tensor | None = None,
         train: bool = False,
+        **options: Any,
     ) -> tuple[Any, Any]:
         rows = zip(
             _unstacked("params", params, n),
@@ -72,7 +74,7 @@ def repeat(layer: AnyPart, n: int) -> Layer | StatefulLayer:
         )
         after = []
         for p, s, k in rows:
-            x, s_after = part.apply(p, s, x, key=k, train=train)
+            x, s_after = part.apply(p, s, x, key=k, train=train, **options)
             after.append(s_after)
         return x, tree.stack(after)
 

@@ -156,7 +156,7 @@ INSTANCE = nn.instance_norm(3, spatial_dims=1)
          r"nn.rms_norm: params\['weight'\]: .*\(7,\), got \(5,\)"),
         (lambda: nn.rms_norm(7).apply({"weight": torch.ones(7)}, X.double()), TypeError,
          "nn.rms_norm: x: expected torch.float32, as the params have"),
-        (lambda: nn.rms_norm(7, eps=-0.5), ValueError, r"nn.rms_norm: .* and -0.5"),
+        (lambda: nn.rms_norm(7, eps=-0.5), ValueError, r"nn.rms_norm: eps: expected 0 or above, got -0.5"),
         (lambda: nn.rms_norm(0), ValueError, "nn.rms_norm: normalized_shape: .* got 0"),
         (lambda: nn.group_norm(4, 6, spatial_dims=2), ValueError,
          "nn.group_norm: num_groups: expected a divisor of num_channels=6, got 4"),

@@ -121,3 +121,18 @@ WRONG = {"weight": torch.ones(2, 5, 5), "bias": torch.ones(2, 5)}
 def test_errors_say_what_was_expected_and_got(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_options_go_to_every_copy():
+    block = nn.transformer_block(6, 2, hidden=3)
+    model = nn.repeat(block, 3)
+    params = tree.cast(model.init(random.key(3)), torch.float64)
+    params = tree.map(lambda p: p + 0.3 * torch.sin(50 * p), params)
+    x = torch.linspace(3, 40, 60, dtype=torch.float64).sin().reshape(2, 5, 6)
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    expected = x
+    for each in tree.unstack(params):
+        expected = block.apply(each, expected, mask=mask)
+    got = model.apply(params, x, mask=mask)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    assert (got - model.apply(params, x)).abs().max() > 1e-3
