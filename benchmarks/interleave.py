@@ -6,6 +6,7 @@ call. The medians over blocks are compared, so that a burst of other work on the
 machine hits all sides alike.
 """
 
+import ctypes
 import json
 import os
 import platform
@@ -18,6 +19,18 @@ from pathlib import Path
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def keep_memory() -> None:
+    """Has glibc keep what is freed, for all sides.
+
+    What one side frees at the end of the heap goes back to the system otherwise, and
+    the other side, next, pays for pages that it would have kept if it ran alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
 def seconds_per_call(

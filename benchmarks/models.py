@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from interleave import machine, seconds_per_call, write
+from interleave import keep_memory, machine, seconds_per_call, write
 from torch.profiler import ProfilerActivity, profile
 from torch_models import GPT, ResNet18
 
@@ -171,6 +171,7 @@ MODELS = {"gpt": gpt_sides, "resnet18": resnet18_sides, "bridge": bridge_sides}
 
 def main() -> None:
     """Check that all sides train alike, measure them, write the record."""
+    keep_memory()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", choices=[*MODELS, []], default=[*MODELS])
     for name in parser.parse_args().models or MODELS:

@@ -156,7 +156,8 @@ PIXELS = torch.linspace(0, 255, 3 * 4 * 5).reshape(3, 4, 5)
         (lambda: nn.layer_norm((3, 4)).apply(PARAMS, X), ValueError,
          r"nn.layer_norm: x: expected last axes \(3, 4\), got shape \(2, 3, 5\)"),
         (lambda: nn.layer_norm(()), ValueError, r"at least one size, got \(\)"),
-        (lambda: nn.layer_norm(5, eps=-1.0), ValueError, "eps: expected 0 or above, got -1"),
+        (lambda: nn.layer_norm(5, eps=-1.0), ValueError,
+         "nn.layer_norm: eps: expected 0 or above, got -1"),
     ],
 )  # fmt: skip
 def test_errors_say_what_was_expected_and_got(call, kind, message):
