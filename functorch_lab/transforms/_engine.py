@@ -25,9 +25,11 @@ _TENSOR = object()  # stands for a tensor among leaves that are anything else
 
 
 class _Level(threading.local):
-    depth = 0
-    in_operator = False
-    forward = 0
+    # In each thread set before Dynamo looks: it guards on what is there.
+    def __init__(self) -> None:
+        self.depth = 0
+        self.in_operator = False
+        self.forward = 0
 
 
 class _Dynamo:

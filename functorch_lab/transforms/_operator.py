@@ -31,7 +31,8 @@ class _State(threading.local):
 
 
 class _Look(threading.local):
-    now = False
+    def __init__(self) -> None:
+        self.now = False
 
 
 _state = _State()

@@ -207,11 +207,11 @@ def test_python_conditions_and_numbers():
             "max_steps: expected an int of 0 or more, or None, got -2",
         ),
         (
-            lambda: fl.jit(lambda v: fl.while_loop(lambda v: v < 3, torch.sin, v))(
-                RATE
-            ),
+            lambda: fl.jit(
+                fl.vmap(lambda v: fl.while_loop(lambda v: v < 3, torch.sin, v))
+            )(STARTS),
             ValueError,
-            "max_steps: expected a bound where the condition has no value, as under j",
+            "max_steps: expected a bound where the condition has no value, as in a de",
         ),
         (
             lambda: fl.while_loop(lambda v: v < 3, lambda v: v.float(), RATE),
