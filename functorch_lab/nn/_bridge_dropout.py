@@ -24,61 +24,21 @@ def _keep(new_key: NewKey, what: str, p: float, shape: Any) -> Tensor:
     return random.bernoulli(new_key(what), 1 - p, tuple(shape))
 
 
-def _dropped(new_key: NewKey, what: str, x: Tensor, p: float, shape: Any) -> Tensor:
-    if p == 1:
-        return torch.zeros_like(x)
-    return torch.where(_keep(new_key, what, p, shape), x / (1 - p), 0.0)
+Keep = Callable[[Any], Tensor]
+"""From a shape to what is kept."""
 
 
-def _dropout(
-    new_key: NewKey,
-    func: Any,
-    input: Tensor,  # noqa: A002
-    p: float = 0.5,
-    train: bool = True,
-    inplace: bool = False,
-    *,
-    training: bool | None = None,
-) -> Tensor:
-    if not (train if training is None else training) or p == 0:
-        return input
-    return _dropped(new_key, "F.dropout", input, p, input.shape)
-
-
-def _channel_dropout(rank: int) -> Callable[..., Tensor]:
-    """Whole channels are dropped; without a batch axis where `input` has `rank`."""
+def _while_training(
+    drop: Callable[[Keep, Tensor, float], Tensor], *, default: bool = True
+) -> Callable[..., Tensor]:
+    """A rule with torch's arguments, whose `train` has this default."""
 
     def rule(
         new_key: NewKey,
         func: Any,
         input: Tensor,  # noqa: A002
         p: float = 0.5,
-        train: bool = True,
-        inplace: bool = False,
-        *,
-        training: bool | None = None,
-    ) -> Tensor:
-        if not (train if training is None else training) or p == 0:
-            return input
-        axes = 1 if input.ndim == rank else 2
-        shape = [*input.shape[:axes], *[1] * (input.ndim - axes)]
-        return _dropped(new_key, f"F.{func.__name__}", input, p, shape)
-
-    return rule
-
-
-# The negative saturation value of SELU; Klambauer et al., Self-Normalizing Neural
-# Networks (2017), section 3, "alpha dropout", arXiv:1706.02515.
-_SATURATION = -1.7580993408473766
-
-
-def _alpha_dropout(channels: bool) -> Callable[..., Tensor]:
-    def rule(
-        new_key: NewKey,
-        func: Any,
-        input: Tensor,  # noqa: A002
-        p: float = 0.5,
-        train: bool = False,
+        train: bool = default,
         inplace: bool = False,
         *,
         training: bool | None = None,
@@ -87,14 +47,40 @@ def _alpha_dropout(channels: bool) -> Callable[..., Tensor]:
             return input
         if p == 1:
             return torch.zeros_like(input)
-        shape = list(input.shape)
-        if channels:
-            shape[2:] = [1] * (input.ndim - 2)
-        keep = _keep(new_key, f"F.{func.__name__}", p, shape)
-        a = 1 / math.sqrt((_SATURATION**2 * p + 1) * (1 - p))
-        return torch.where(keep, input, _SATURATION) * a - a * p * _SATURATION
+        what = f"F.{func.__name__}"
+        return drop(lambda shape: _keep(new_key, what, p, shape), input, p)
 
     return rule
+
+
+def _dropout(keep: Keep, x: Tensor, p: float) -> Tensor:
+    return torch.where(keep(x.shape), x / (1 - p), 0.0)
+
+
+def _channel_dropout(rank: int) -> Callable[[Keep, Tensor, float], Tensor]:
+    """Whole channels are dropped; without a batch axis where `x` has `rank`."""
+
+    def drop(keep: Keep, x: Tensor, p: float) -> Tensor:
+        axes = 1 if x.ndim == rank else 2
+        shape = [*x.shape[:axes], *[1] * (x.ndim - axes)]
+        return torch.where(keep(shape), x / (1 - p), 0.0)
+
+    return drop
+
+
+# The negative saturation value of SELU; Klambauer et al., Self-Normalizing Neural
+# Networks (2017), section 3, "alpha dropout", arXiv:1706.02515.
+_SATURATION = -1.7580993408473766
+
+
+def _alpha_dropout(keep: Keep, x: Tensor, p: float) -> Tensor:
+    a = 1 / math.sqrt((_SATURATION**2 * p + 1) * (1 - p))
+    return torch.where(keep(x.shape), x, _SATURATION) * a - a * p * _SATURATION
+
+
+def _feature_alpha_dropout(keep: Keep, x: Tensor, p: float) -> Tensor:
+    shape = [*x.shape[:2], *[1] * (x.ndim - 2)]
+    return _alpha_dropout(lambda _: keep(shape), x, p)
 
 
 def _attention(  # noqa: PLR0913, PLR0917 - torch's signature
@@ -159,14 +145,16 @@ def _rrelu(
 
 
 DROPOUT_RULES: dict[str, Callable[..., Any]] = {
-    "dropout": _dropout,
-    "dropout_": _dropout,
-    "dropout1d": _channel_dropout(rank=2),
-    "dropout2d": _channel_dropout(rank=0),  # torch takes (C, H, W) for (N, C, L)
-    "dropout3d": _channel_dropout(rank=4),
-    "feature_dropout": _channel_dropout(rank=0),
-    "alpha_dropout": _alpha_dropout(channels=False),
-    "feature_alpha_dropout": _alpha_dropout(channels=True),
+    "dropout": _while_training(_dropout),
+    "dropout_": _while_training(_dropout),
+    "dropout1d": _while_training(_channel_dropout(rank=2)),
+    "dropout2d": _while_training(
+        _channel_dropout(rank=0)
+    ),  # torch takes (C, H, W) for (N, C, L)
+    "dropout3d": _while_training(_channel_dropout(rank=4)),
+    "feature_dropout": _while_training(_channel_dropout(rank=0)),
+    "alpha_dropout": _while_training(_alpha_dropout, default=False),
+    "feature_alpha_dropout": _while_training(_feature_alpha_dropout, default=False),
     "scaled_dot_product_attention": _attention,
     "rrelu": _rrelu,
 }

@@ -68,7 +68,7 @@ def embedding(
         (weight,) = _checks.params("embedding", params, {"weight": shape})
         _check_integers(x, weight)
         indices = x if x.dtype in {torch.int32, torch.int64} else x.long()
-        vectors = F.embedding(indices, weight)
+        vectors = _rows(weight, indices)
         if padding is None:
             return vectors
         # Not F.embedding's own padding_idx, of which forward derivatives know nothing.
@@ -76,6 +76,21 @@ def embedding(
         return torch.where(is_padding, vectors.detach(), vectors)
 
     return Layer(init_, apply)
+
+
+def _rows(weight: Tensor, indices: Tensor) -> Tensor:
+    """The rows of a table.
+
+    Raises:
+        IndexError: there is no such row, where torch can tell.
+    """
+    try:
+        return F.embedding(indices, weight)
+    except IndexError:
+        raise IndexError(
+            f"nn.embedding: x: expected integers from 0 to {len(weight) - 1}, got some "
+            "outside. Make the table larger, or look at x.min() and x.max()."
+        ) from None
 
 
 def _padding(index: int | None, number: int) -> int | None:
