@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure functions, trees of tensors and explicit keys for PyTorch."""
 
-from functorch_lab import data, losses, metrics, nn, optim, random, train, tree, types
+from functorch_lab import (
+    data,
+    losses,
+    metrics,
+    nn,
+    optim,
+    per_sample,
+    random,
+    train,
+    tree,
+    types,
+)
 from functorch_lab.transforms import (
     checkpoint,
     cond,
@@ -48,6 +59,7 @@ __all__ = [
     "metrics",
     "nn",
     "optim",
+    "per_sample",
     "random",
     "scan",
     "stop_gradient",

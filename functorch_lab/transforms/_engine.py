@@ -102,28 +102,34 @@ def entered(leaves: list[Tensor]) -> list[Tensor]:
 
 
 def value_and_gradients(
-    call: Call, primals: list[Tensor]
-) -> tuple[Tensor, Any, list[Tensor]]:
-    """`(value, aux, gradients)` of `call`, by the engine that fits here."""
+    call: Call, primals: list[Tensor], *, materialize: bool = True
+) -> tuple[Tensor, Any, list[Any]]:
+    """`(value, aux, gradients)` of `call`, by the engine that fits here.
+
+    Without `materialize` an input that the value does not depend on may have the
+    gradient None, in place of zeros.
+    """
     if not is_outermost():
         return _inner(call, primals)
     if is_traced():
         if _dynamo.takes_autograd:
-            return _outer(call, primals)
+            return _outer(call, primals, materialize)
         return _inner(call, entered(primals))
     # Autograd records nothing in inference mode and refuses tensors that were made in
     # it, as parameters or as data; torch.func takes both.
     if torch.is_inference_mode_enabled():
         return _inner(call, entered(primals))
     try:
-        return _outer(call, primals)
+        return _outer(call, primals, materialize)
     except RuntimeError as error:
         if "inference tensor" not in str(error).lower():
             raise
     return _inner(call, entered(primals))
 
 
-def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]]:
+def _outer(
+    call: Call, primals: list[Tensor], materialize: bool
+) -> tuple[Tensor, Any, list[Any]]:
     variables = [leaf.detach().requires_grad_() for leaf in primals]
     _level.depth += 1
     try:
@@ -132,11 +138,16 @@ def _outer(call: Call, primals: list[Tensor]) -> tuple[Tensor, Any, list[Tensor]
             if value.requires_grad and variables:
                 gradients = list(
                     torch.autograd.grad(
-                        value, variables, allow_unused=True, materialize_grads=True
+                        value,
+                        variables,
+                        allow_unused=True,
+                        materialize_grads=materialize,
                     )
                 )
-            else:
+            elif materialize:
                 gradients = [torch.zeros_like(leaf) for leaf in primals]
+            else:
+                gradients = [None for _ in primals]
     finally:
         _level.depth -= 1
     return value.detach(), map_tensors(torch.Tensor.detach, aux), gradients

@@ -19,7 +19,7 @@ from functorch_lab.tree._arithmetic import (
 from functorch_lab.tree._at import at
 from functorch_lab.tree._compare import allclose, check_same_structure, diff, equal
 from functorch_lab.tree._convert import cast, copy, ones_like, to, zeros_like
-from functorch_lab.tree._dataclass import dataclass
+from functorch_lab.tree._dataclass import dataclass, static
 from functorch_lab.tree._describe import describe, nbytes, size
 from functorch_lab.tree._flatten import flatten, leaves, map, structure, unflatten
 from functorch_lab.tree._partition import combine, partition
@@ -55,6 +55,7 @@ __all__ = [
     "select",
     "size",
     "stack",
+    "static",
     "structure",
     "sub",
     "to",

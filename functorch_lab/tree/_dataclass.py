@@ -50,23 +50,51 @@ def dataclass(cls: type[T]) -> type[T]:
             "one. The decorator adds replace(**changes): rename yours."
         )
     cls = optree.dataclasses.dataclass(cls, frozen=True, namespace=NAMESPACE)
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    names = [f.name for f in fields if not _is_static(f)]
+    constants = [f.name for f in fields if _is_static(f)]
 
-    def flatten(node: Any) -> tuple[list[Any], None]:
-        return [getattr(node, name) for name in names], None
+    def flatten(node: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        context = tuple([getattr(node, name) for name in constants])
+        return [getattr(node, name) for name in names], context
 
-    def flatten_with_keys(node: Any) -> tuple[list[tuple[Any, Any]], None]:
-        children, _ = flatten(node)
-        return list(zip(map(_pytree.GetAttrKey, names), children, strict=True)), None
+    def flatten_with_keys(node: Any) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        children, context = flatten(node)
+        keyed = list(zip(map(_pytree.GetAttrKey, names), children, strict=True))
+        return keyed, context
 
-    def unflatten(children: Any, _: None) -> Any:
-        return cls(*children)
+    def unflatten(children: Any, context: tuple[Any, ...]) -> Any:
+        values = dict(zip(names, children, strict=True))
+        return cls(**values, **dict(zip(constants, context, strict=True)))
 
     _pytree.register_pytree_node(
         cls, flatten, unflatten, flatten_with_keys_fn=flatten_with_keys
     )
     cls.replace = _replace  # type: ignore[attr-defined]
     return cls
+
+
+def static() -> Any:
+    """A field of `tree.dataclass` that is no child: part of the node's structure.
+
+    For what describes the tensors: a shape, a name, any hashable value. Trees whose
+    static fields differ differ in structure.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import tree
+        >>> @tree.dataclass
+        ... class Counted:
+        ...     total: torch.Tensor
+        ...     unit: str = tree.static()
+        >>> tree.map(lambda x: 2 * x, Counted(torch.tensor(3.0), "bytes"))
+        Counted(total=tensor(6.), unit='bytes')
+    """
+    return optree.dataclasses.field(pytree_node=False)
+
+
+def _is_static(field: dataclasses.Field[Any]) -> bool:
+    return not field.metadata.get("pytree_node", True)
 
 
 def _replace(self: Any, **changes: Any) -> Any:

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calling convention: `per_sample.f(loss_fn, **options)(params, *batch)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functorch_lab import tree
+from functorch_lab.per_sample import _checks
+from functorch_lab.per_sample._collect import Collected, collect, one_by_one
+from functorch_lab.per_sample._factor import Factor
+
+Method = Literal["auto", "factored", "vmap", "loop"]
+Wrt = str | Callable[[str, Tensor], bool] | None
+
+
+class Options(NamedTuple):
+    """What all functions of `per_sample` take when they are made.
+
+    Attributes:
+        wrt: which leaves of the params: a path pattern as `tree.select` takes it, a
+            predicate `wrt(path, leaf)`, or None for all of floating point. The others
+            have `()` in the results.
+        method: "auto" and "factored" keep factors where an operation is known;
+            "vmap" forms every gradient at once, "loop" one after another.
+        chunk_size: how many samples are computed at once; all, if None.
+        has_aux: `loss_fn` returns `(loss, aux)`.
+        keep_batch_axis: each sample keeps a leading axis of size 1, for code that is
+            written for batches.
+    """
+
+    wrt: Wrt = None
+    method: Method = "auto"
+    chunk_size: int | None = None
+    has_aux: bool = False
+    keep_batch_axis: bool = False
+
+
+class Part(NamedTuple):
+    """The samples of one chunk, collected."""
+
+    values: Tensor
+    factors: list[Factor]
+    mask: Tensor | None
+
+    def count(self) -> Tensor | int:
+        """How many samples are real."""
+        return self.values.shape[0] if self.mask is None else self.mask.sum()
+
+
+class Selected:
+    """The leaves of params that are differentiated, and the way back to a tree."""
+
+    def __init__(self, where: str, params: Any, wrt: Wrt) -> None:
+        found, self.structure = tree.flatten(params)
+        self.found = found
+        self.numbers = _checks.selection(where, params, found, wrt)
+        self.leaves = [found[i] for i in self.numbers]
+
+    def merge(self, leaves: list[Tensor]) -> Any:
+        """The params with these in place of the selected leaves."""
+        values = list(self.found)
+        for i, leaf in zip(self.numbers, leaves, strict=True):
+            values[i] = leaf
+        return tree.unflatten(self.structure, values)
+
+    def tree(self, values: list[Any]) -> Any:
+        """A tree like params of what belongs to the selected leaves."""
+        results: list[Any] = [() for _ in self.found]
+        for i, value in zip(self.numbers, values, strict=True):
+            results[i] = value
+        return tree.unflatten(self.structure, results)
+
+
+class Batch(NamedTuple):
+    """Everything with a leading axis of samples."""
+
+    leaves: Any
+    keys: Tensor | None
+    mask: Tensor | None
+
+
+# `contract(part, selected) -> (stacked, summed)`: trees with a leading axis of samples,
+# and trees to be added over chunks.
+Contract = Callable[[Part, Selected], tuple[Any, Any]]
+
+
+def run(
+    where: str,
+    loss_fn: Callable[..., Any],
+    options: Options,
+    params: Any,
+    batch: tuple[Any, ...],
+    keys: Tensor | None,
+    mask: Tensor | None,
+    contract: Contract,
+) -> tuple[Any, Any, Any]:
+    """`(stacked, summed, aux)` of a contraction over all chunks of a batch."""
+    size = _checks.batch(where, batch, keys, mask)
+    selected = Selected(where, params, options.wrt)
+    step = options.chunk_size or size
+    stacked, summed, auxes = [], None, []
+    for begin in range(0, size, step):
+        chunk = Batch(batch, keys, mask)
+        if step < size:
+            chunk = _rows(chunk, begin, min(begin + step, size))
+        collected = _collected(where, loss_fn, options, selected, chunk)
+        part = Part(collected.values, collected.factors, chunk.mask)
+        each, total = contract(part, selected)
+        stacked.append(each)
+        summed = total if summed is None else tree.map(torch.add, summed, total)
+        auxes.append(collected.aux)
+    return _joined(stacked), summed, _joined(auxes)
+
+
+def _rows(batch: Batch, begin: int, end: int) -> Batch:
+    def cut(node: Any) -> Any:
+        return tree.map(lambda leaf: leaf[begin:end], node)
+
+    leaves, keys, mask = batch
+    return Batch(
+        cut(leaves),
+        None if keys is None else keys[begin:end],
+        None if mask is None else mask[begin:end],
+    )
+
+
+def _joined(trees: list[Any]) -> Any:
+    if len(trees) == 1:
+        return trees[0]
+    return tree.map(lambda *parts: torch.cat(parts), *trees)
+
+
+def _collected(
+    where: str,
+    loss_fn: Callable[..., Any],
+    options: Options,
+    selected: Selected,
+    batch: Batch,
+) -> Collected:
+    def loss(leaves: list[Tensor], sample: Any, key: Any) -> tuple[Tensor, Any]:
+        if options.keep_batch_axis:
+            sample = tree.map(lambda leaf: leaf.unsqueeze(0), sample)
+        keywords = {} if key is None else {"key": key}
+        result = loss_fn(selected.merge(leaves), *sample, **keywords)
+        return _checks.loss(where, loss_fn, result, options)
+
+    if options.method == "loop":
+        return one_by_one(loss, selected.leaves, *batch)
+    return collect(loss, selected.leaves, *batch, factored=options.method != "vmap")
