@@ -50,7 +50,7 @@ class UntiedGPT(GPT):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """From `(batch, tokens)` to `(batch, tokens, vocab)`."""
-        places = torch.arange(tokens.shape[1]).expand_as(tokens)
+        places = torch.arange(tokens.shape[1]).repeat(tokens.shape[0], 1)
         x = self.tokens(tokens) + self.positions(places)
         for block in self.blocks:
             x = block(x)
