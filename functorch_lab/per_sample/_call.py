@@ -85,8 +85,13 @@ class Batch(NamedTuple):
 
 
 # `contract(part, selected) -> (stacked, summed)`: trees with a leading axis of samples,
-# and trees to be added over chunks.
+# and trees to be added, or merged otherwise, over chunks.
 Contract = Callable[[Part, Selected], tuple[Any, Any]]
+
+
+def added(a: Any, b: Any) -> Any:
+    """The sum of two trees."""
+    return tree.map(torch.add, a, b)
 
 
 def run(
@@ -98,6 +103,7 @@ def run(
     keys: Tensor | None,
     mask: Tensor | None,
     contract: Contract,
+    merge: Callable[[Any, Any], Any] = added,
 ) -> tuple[Any, Any, Any]:
     """`(stacked, summed, aux)` of a contraction over all chunks of a batch."""
     size = _checks.batch(where, batch, keys, mask)
@@ -112,7 +118,7 @@ def run(
         part = Part(collected.values, collected.factors, chunk.mask)
         each, total = contract(part, selected)
         stacked.append(each)
-        summed = total if summed is None else tree.map(torch.add, summed, total)
+        summed = total if summed is None else merge(summed, total)
         auxes.append(collected.aux)
     return _joined(stacked), summed, _joined(auxes)
 
