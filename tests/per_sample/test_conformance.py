@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each row of the conformance suite against one backward pass for each sample."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import functorch_lab as fl
+from functorch_lab.transforms import _compile
+from per_sample_cases import ROWS, Case, Row, by_path, errors, gram, norms, oracle
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+BY_ID = {row.id: row for row in ROWS}
+EXACT = [
+    pytest.param(row, dtype, id=f"{row.id}, {str(dtype).removeprefix('torch.')}")
+    for row in ROWS
+    if row.refused is None
+    for dtype in row.dtypes
+]
+REFUSED = [row for row in ROWS if row.refused is not None]
+# One of each kind of use, and the models that have many.
+TRACED = [
+    "linear: 3-d input, bare",
+    "conv2d: groups 2",
+    "conv_transpose1d: stride 2, padding 1, output_padding 1",
+    "embedding: padding_idx",
+    "embedding_bag: mean",
+    "group_norm: 2 groups",
+    "bias and scale: scale * x + bias",
+    "functional: one leaf used otherwise, the others not",
+    "reuse: tied embedding and head, module",
+    "views: fused q, k, v, matrix sliced",
+    "parametrizations: weight_norm",
+    "recurrent: GRUCell in a loop",
+    "transformers: by hand, causal",
+]
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")
+    for message in (
+        "Using padding='same' with even kernel lengths",
+        "There is a performance drop",  # vmap's, of what falls back to it
+    )
+]
+
+
+@cache
+def expected(row: Row) -> dict[str, Tensor]:
+    """In float64, of the numbers that float32 holds exactly."""
+    return oracle(row.make(row.dtypes[0]))
+
+
+def call(make: Callable[..., Any], case: Case, **options: Any) -> Any:
+    function = make(case.loss_fn, keep_batch_axis=case.keep_batch_axis, **options)
+    return with_keys(function, case)(case.params, *case.batch)
+
+
+def with_keys(function: Callable[..., Any], case: Case) -> Callable[..., Any]:
+    if case.keys is None:
+        return function
+    return lambda *inputs: function(*inputs, keys=case.keys)
+
+
+def assert_right(
+    row: Row, dtype: torch.dtype, grads: Any = None, lengths: Tensor | None = None
+) -> None:
+    limit, wanted = row.tolerance or TOLERANCE[dtype], expected(row)
+    if grads is not None:
+        assert {leaf.dtype for leaf in fl.tree.leaves(grads)} == {dtype}
+        found = errors(by_path(grads), wanted)
+        # Not `max(...) <= limit`, which lets through what is not a number.
+        assert all(error <= limit for error in found.values()), found
+    if lengths is not None:
+        exact = norms(wanted)
+        assert_close(lengths.to(exact.dtype), exact, rtol=limit, atol=0.0)
+
+
+@pytest.mark.parametrize(("row", "dtype"), EXACT)
+def test_norms_and_gradients(row: Row, dtype: torch.dtype) -> None:
+    case = row.make(dtype)
+    grads = call(fl.per_sample.grads, case)
+    assert fl.tree.structure(grads) == fl.tree.structure(case.params)
+    assert_right(row, dtype, grads, call(fl.per_sample.norms, case))
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.id)
+def test_what_is_refused_says_what_to_do(row: Row) -> None:
+    assert row.refused is not None
+    with pytest.raises(ValueError, match=row.refused):
+        call(fl.per_sample.norms, row.make(torch.float64))
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_rows_under_jit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compile, "BACKEND", "eager")
+    row = BY_ID[name]
+    case = row.make(torch.float64)
+    function = fl.per_sample.norms(case.loss_fn, keep_batch_axis=case.keep_batch_axis)
+    lengths = fl.jit(with_keys(function, case))(case.params, *case.batch)
+    assert_right(row, torch.float64, lengths=lengths)
+
+
+def test_a_tied_model_compiled() -> None:
+    row = BY_ID["reuse: tied embedding and head, F.linear"]
+    case = row.make(torch.float32)
+    lengths = fl.jit(fl.per_sample.norms(case.loss_fn))(case.params, *case.batch)
+    assert_right(row, torch.float32, lengths=lengths)
+
+
+def test_the_oracle_is_the_formula_of_a_linear_layer() -> None:
+    row = BY_ID["linear: 1-d sample"]
+    case = row.make(torch.float64)
+    assert case.module is not None
+    (x,) = case.batch
+    weights = torch.linspace(0.3, 1.7, 7, dtype=x.dtype)
+    delta = 2 * weights * case.module(x).detach()
+    formula = {"weight": delta[:, :, None] * x[:, None, :], "bias": delta}
+    assert all(error < 1e-14 for error in errors(oracle(case), formula).values())
+
+
+@pytest.mark.parametrize("row", ROWS[:: len(ROWS) // 11], ids=lambda row: row.id)
+def test_the_oracle_rejects_a_wrong_answer(row: Row) -> None:
+    right = expected(row)
+    path = max(right, key=lambda path: right[path].norm().item())
+    scale = right[path].abs().max(dim=0).values
+    wrong = {
+        "another sample": right[path].roll(1, 0),
+        "a mean": right[path] / len(right[path]),
+        "a last digit": right[path] + 3e-10 * scale.norm() / scale.numel() ** 0.5,
+        "no number": right[path].masked_fill(
+            right[path] == right[path].max(), torch.nan
+        ),
+    }
+    for what, leaf in wrong.items():
+        assert not errors({**right, path: leaf}, right)[path] <= 1e-10, what
+    assert max(errors(right, right).values()) == 0
+    assert_close(gram(right).diagonal().sqrt(), norms(right))
+    with pytest.raises(KeyError, match=path):
+        errors({}, {path: right[path]})
+
+
+def test_every_row_has_a_name_of_its_own_and_no_special_numbers() -> None:
+    assert len(BY_ID) == len(ROWS)
+    for row in ROWS:
+        if row.group == "Hugging Face":
+            continue
+        for path, leaf in by_path(row.make(row.dtypes[-1]).params).items():
+            assert not ((leaf == 0) | (leaf == 1)).any(), (row.id, path)
