@@ -94,7 +94,7 @@ def added(a: Any, b: Any) -> Any:
     return tree.map(torch.add, a, b)
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917  (a call in full, and what is made of it)
     where: str,
     loss_fn: Callable[..., Any],
     options: Options,
