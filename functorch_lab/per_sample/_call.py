@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.per_sample import _checks
-from functorch_lab.per_sample._collect import Collected, collect, one_by_one
+from functorch_lab.per_sample import _checks, _failures
+from functorch_lab.per_sample._collect import (
+    Batch,
+    Collected,
+    Leaves,
+    SampleLoss,
+    collect,
+    one_by_one,
+)
 from functorch_lab.per_sample._factor import Factor
 
 Method = Literal["auto", "factored", "vmap", "loop"]
@@ -47,10 +54,6 @@ class Part(NamedTuple):
     factors: list[Factor]
     mask: Tensor | None
 
-    def count(self) -> Tensor | int:
-        """How many samples are real."""
-        return self.values.shape[0] if self.mask is None else self.mask.sum()
-
 
 class Selected:
     """The leaves of params that are differentiated, and the way back to a tree."""
@@ -60,6 +63,8 @@ class Selected:
         self.found = found
         self.numbers = _checks.selection(where, params, found, wrt)
         self.leaves = [found[i] for i in self.numbers]
+        names = tree.paths(params)
+        self.names = [names[i] for i in self.numbers]
 
     def merge(self, leaves: list[Tensor]) -> Any:
         """The params with these in place of the selected leaves."""
@@ -74,14 +79,6 @@ class Selected:
         for i, value in zip(self.numbers, values, strict=True):
             results[i] = value
         return tree.unflatten(self.structure, results)
-
-
-class Batch(NamedTuple):
-    """Everything with a leading axis of samples."""
-
-    leaves: Any
-    keys: Tensor | None
-    mask: Tensor | None
 
 
 # `contract(part, selected) -> (stacked, summed)`: trees with a leading axis of samples,
@@ -108,13 +105,14 @@ def run(  # noqa: PLR0913, PLR0917  (a call in full, and what is made of it)
     """`(stacked, summed, aux)` of a contraction over all chunks of a batch."""
     size = _checks.batch(where, batch, keys, mask)
     selected = Selected(where, params, options.wrt)
+    everything = Batch(batch, keys, mask)
     step = options.chunk_size or size
     stacked, summed, auxes = [], None, []
     for begin in range(0, size, step):
-        chunk = Batch(batch, keys, mask)
+        chunk = everything
         if step < size:
-            chunk = _rows(chunk, begin, min(begin + step, size))
-        collected = _collected(where, loss_fn, options, selected, chunk)
+            chunk = everything.rows(begin, min(begin + step, size))
+        collected = collected_by(where, loss_fn, options, selected, chunk)
         part = Part(collected.values, collected.factors, chunk.mask)
         each, total = contract(part, selected)
         stacked.append(each)
@@ -123,31 +121,42 @@ def run(  # noqa: PLR0913, PLR0917  (a call in full, and what is made of it)
     return _joined(stacked), summed, _joined(auxes)
 
 
-def _rows(batch: Batch, begin: int, end: int) -> Batch:
-    def cut(node: Any) -> Any:
-        return tree.map(lambda leaf: leaf[begin:end], node)
-
-    leaves, keys, mask = batch
-    return Batch(
-        cut(leaves),
-        None if keys is None else keys[begin:end],
-        None if mask is None else mask[begin:end],
-    )
-
-
 def _joined(trees: list[Any]) -> Any:
     if len(trees) == 1:
         return trees[0]
     return tree.map(lambda *parts: torch.cat(parts), *trees)
 
 
-def _collected(
+def collected_by(
     where: str,
     loss_fn: Callable[..., Any],
     options: Options,
     selected: Selected,
     batch: Batch,
 ) -> Collected:
+    """What the method of the options collects from a batch."""
+    loss = sample_loss(where, loss_fn, options, selected)
+    leaves = Leaves(selected.leaves, selected.names)
+    try:
+        if options.method == "loop":
+            return one_by_one(loss, leaves, batch)
+        if options.method == "vmap":
+            return collect(loss, leaves, batch, None)
+        return collect(loss, leaves, batch)
+    except _failures.KINDS as error:
+        if torch.compiler.is_dynamo_compiling():
+            raise  # the abstract run of fl.jit has said it
+        better = _failures.explained(where, loss_fn, options, error)
+        if better is None:
+            raise
+        raise better from error
+
+
+def sample_loss(
+    where: str, loss_fn: Callable[..., Any], options: Options, selected: Selected
+) -> SampleLoss:
+    """The user's loss as a function of the selected leaves, its result checked."""
+
     def loss(leaves: list[Tensor], sample: Any, key: Any) -> tuple[Tensor, Any]:
         if options.keep_batch_axis:
             sample = tree.map(lambda leaf: leaf.unsqueeze(0), sample)
@@ -155,6 +164,4 @@ def _collected(
         result = loss_fn(selected.merge(leaves), *sample, **keywords)
         return _checks.loss(where, loss_fn, result, options)
 
-    if options.method == "loop":
-        return one_by_one(loss, selected.leaves, *batch)
-    return collect(loss, selected.leaves, *batch, factored=options.method != "vmap")
+    return loss

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.per_sample import _linear, _lookup  # noqa: F401  (the rules)
+from functorch_lab.per_sample import (  # noqa: F401  (the rules)
+    _attention,
+    _bags,
+    _cells,
+    _composite,
+    _linear,
+    _lookup,
+)
 from functorch_lab.per_sample._factor import Factor, merged
-from functorch_lab.per_sample._tape import Build, Output, Tape
+from functorch_lab.per_sample._tape import Build, Changed, Output, Tape
 from functorch_lab.per_sample._uses import Direct, Unused, Use, chosen
 from functorch_lab.transforms import vmap
 from functorch_lab.transforms._engine import value_and_gradients
@@ -21,11 +28,61 @@ from functorch_lab.transforms._engine import value_and_gradients
 SampleLoss = Callable[[list[Tensor], Any, Any], tuple[Tensor, Any]]
 
 
-class Collected(NamedTuple):
-    """What one pass over a batch of samples gives.
+class Batch(NamedTuple):
+    """Everything with a leading axis of samples.
+
+    Attributes:
+        leaves: a tree.
+        keys: one for each sample, or None.
+        mask: which samples count, `(B,)`, or None for all.
+    """
+
+    leaves: Any
+    keys: Tensor | None
+    mask: Tensor | None
+
+    def size(self) -> int:
+        return tree.leaves(self.leaves)[0].shape[0]
+
+    def mapped(self) -> tuple[Any, ...]:
+        """What the loss of one sample gets one row of."""
+        return (self.leaves,) if self.keys is None else (self.leaves, self.keys)
+
+    def rows(self, begin: int, end: int) -> Batch:
+        leaves = tree.map(lambda leaf: leaf[begin:end], self.leaves)
+        keys = None if self.keys is None else self.keys[begin:end]
+        return Batch(leaves, keys, None if self.mask is None else self.mask[begin:end])
+
+
+class Leaves(NamedTuple):
+    """The parameters to differentiate, and their paths."""
+
+    tensors: list[Tensor]
+    names: list[str]
+
+
+class Found(NamedTuple):
+    """What one forward and one backward pass over a batch give.
 
     Attributes:
         values: the losses, `(B,)`.
+        aux: with a leading axis of samples.
+        uses: for each leaf its uses; each with the number of the output that showed
+            it, or None for what no rule knows.
+        tape: what watched the loss, if uses were to be recognised.
+    """
+
+    values: Tensor
+    aux: Any
+    uses: list[list[tuple[int | None, Use]]]
+    tape: Tape | None
+
+
+class Collected(NamedTuple):
+    """The losses and gradients of a batch.
+
+    Attributes:
+        values: the losses, `(B,)`; zero where masked.
         aux: with a leading axis of samples.
         factors: one for each leaf.
     """
@@ -35,106 +92,121 @@ class Collected(NamedTuple):
     factors: list[Factor]
 
 
-def collect(
-    loss: SampleLoss,
-    leaves: list[Tensor],
-    batch: Any,
-    keys: Tensor | None,
-    mask: Tensor | None,
-    *,
-    factored: bool,
-) -> Collected:
+def collect(loss: SampleLoss, leaves: Leaves, batch: Batch, *tape: Any) -> Collected:
+    """The factors of all leaves, from `find`, whose arguments these are."""
+    found = find(loss, leaves, batch, *tape)
+    factors = [merged([use for _, use in uses]) for uses in found.uses]
+    return _masked(found.values, found.aux, factors, batch.mask)
+
+
+def find(
+    loss: SampleLoss, leaves: Leaves, batch: Batch, kind: type[Tape] | None = Tape
+) -> Found:
     """Runs the loss of all samples forward and backward.
 
     Args:
         loss: of one sample.
-        leaves: the parameters to differentiate.
-        batch: a tree whose leaves have a leading axis of samples.
-        keys: one for each sample, or None.
-        mask: which samples count, `(B,)`, or None for all.
-        factored: whether recognised uses are kept as factors; else all are direct.
+        leaves: what to differentiate.
+        batch: the samples.
+        kind: what watches the loss; None to take all uses as unknown.
+
+    Raises:
+        Changed: the loss does not use its parameters alike at each evaluation.
     """
-    mapped = (batch,) if keys is None else (batch, keys)
-    count = tree.leaves(batch)[0].shape[0]
-    outputs = _plan(loss, leaves, mapped) if factored else []
-    probes = [
-        torch.zeros((count, *o.shape), dtype=o.dtype, device=o.device) for o in outputs
-    ]
-    stand_ins = [leaf.expand(count, *leaf.shape) for leaf in leaves]
-    builds: list[list[tuple[int, Build]]] = []
+    outputs = _plan(loss, leaves, batch) if kind else []
+    tape: Tape | None = None
 
     def call(variables: list[Tensor]) -> tuple[Tensor, Any]:
         def one(variables: list[Tensor], sample: Any, key: Any = None) -> Any:
-            nonlocal builds
-            stand_ins = variables[len(outputs) :]
-            if not factored:
+            nonlocal tape
+            probes, stand_ins = variables[: len(outputs)], variables[len(outputs) :]
+            if kind is None:
                 return *loss(stand_ins, sample, key), []
-            tape = Tape(stand_ins, leaves, variables[: len(outputs)])
+            tape = kind(stand_ins, *leaves, probes)
             with tape:
                 value, aux = loss(stand_ins, sample, key)
-            builds = tape.builds
             return value, aux, tape.kept
 
-        values, aux, kept = vmap(one)(variables, *mapped)
-        counted = values if mask is None else chosen(mask, values)
+        values, aux, kept = vmap(one)(variables, *batch.mapped())
+        counted = values if batch.mask is None else chosen(batch.mask, values)
         return counted.sum(), (values, aux, kept)
 
+    count = batch.size()
+    probes = [
+        torch.zeros((count, *o.shape), dtype=o.dtype, device=o.device) for o in outputs
+    ]
+    stand_ins = [leaf.expand(count, *leaf.shape) for leaf in leaves.tensors]
     _, (values, aux, kept), gradients = value_and_gradients(
         call, [*probes, *stand_ins], materialize=False
     )
-    uses: list[list[Use]] = [[] for _ in leaves]
-    for delta, tensors, pairs in zip(
-        gradients[: len(outputs)], kept, builds, strict=True
-    ):
-        for leaf, build in pairs if delta is not None else []:
-            uses[leaf].append(build(delta, *tensors))
-    for leaf, gradient in enumerate(gradients[len(outputs) :]):
+    builds = [] if tape is None else tape.builds
+    if len(builds) != len(outputs):
+        raise Changed
+    uses: list[list[tuple[int | None, Use]]] = [[] for _ in stand_ins]
+    _add_recognised(uses, gradients[: len(outputs)], kept, builds)
+    for i, gradient in enumerate(gradients[len(outputs) :]):
         if gradient is not None:
-            uses[leaf].append(Direct(gradient))
-        if not uses[leaf]:
-            zero = leaves[leaf].new_zeros(count)
-            uses[leaf].append(Unused(zero, tuple(leaves[leaf].shape)))
-    factors = [merged(found) for found in uses]
-    if mask is not None:
-        values = chosen(mask, values)
-        factors = [factor.masked(mask) for factor in factors]
-    return Collected(values, aux, factors)
+            uses[i].append((None, Direct(gradient)))
+        if not uses[i]:
+            zero = leaves.tensors[i].new_zeros(count)
+            uses[i].append((None, Unused(zero, tuple(leaves.tensors[i].shape))))
+    return Found(values, aux, uses, tape)
 
 
-def _plan(
-    loss: SampleLoss, leaves: list[Tensor], mapped: tuple[Any, ...]
-) -> list[Output]:
+def _add_recognised(
+    uses: list[list[tuple[int | None, Use]]],
+    deltas: list[Any],
+    kept: list[tuple[Tensor, ...]],
+    builds: list[list[tuple[int, Build]]],
+) -> None:
+    for number, delta in enumerate(deltas):
+        for leaf, build in builds[number] if delta is not None else []:
+            uses[leaf].append((number, build(delta, *kept[number])))
+
+
+def _plan(loss: SampleLoss, leaves: Leaves, batch: Batch) -> list[Output]:
     """The outputs that get a probe, from an evaluation of the first sample."""
-    tape = Tape(leaves, leaves, None)
-    first = tree.map(lambda leaf: leaf[0].detach(), mapped)
-    with torch.no_grad(), tape:
-        loss(leaves, *first, *[None for _ in range(2 - len(mapped))])
-    return tape.outputs
+    outputs: list[Output] = []
+
+    # Under vmap as the pass that follows, so that the loss does the same in both.
+    def one(sample: Any, key: Any = None) -> tuple[Tensor]:
+        nonlocal outputs
+        tape = Tape(leaves.tensors, *leaves, None)
+        with tape:
+            value, _ = loss(leaves.tensors, sample, key)
+        outputs = tape.outputs
+        return (value,)
+
+    first = tree.map(torch.Tensor.detach, batch.rows(0, 1).mapped())
+    with torch.no_grad():
+        vmap(one)(*first)
+    return outputs
 
 
-def one_by_one(
-    loss: SampleLoss,
-    leaves: list[Tensor],
-    batch: Any,
-    keys: Tensor | None,
-    mask: Tensor | None,
-) -> Collected:
+def one_by_one(loss: SampleLoss, leaves: Leaves, batch: Batch) -> Collected:
     """What `collect` gives, by one backward pass for each sample, without vmap."""
     found: list[tuple[Tensor, Any, list[Tensor]]] = []
-    for i in range(tree.leaves(batch)[0].shape[0]):
-        sample = tree.map(lambda leaf, i=i: leaf[i], batch)
-        key = None if keys is None else keys[i]
+    for i in range(batch.size()):
+        sample, *key = tree.map(lambda leaf, i=i: leaf[i], batch.mapped())
         found.append(
             value_and_gradients(
-                lambda variables, sample=sample, key=key: loss(variables, sample, key),
-                leaves,
+                lambda variables, sample=sample, key=key: loss(
+                    variables, sample, key[0] if key else None
+                ),
+                leaves.tensors,
             )
         )
     values = torch.stack([value for value, _, _ in found])
     aux = tree.map(lambda *parts: torch.stack(parts), *[aux for _, aux, _ in found])
     columns = zip(*[gradients for _, _, gradients in found], strict=True)
     factors = [Factor((Direct(torch.stack(column)),)) for column in columns]
-    if mask is not None:
-        values = chosen(mask, values)
-        factors = [factor.masked(mask) for factor in factors]
-    return Collected(values, aux, factors)
+    return _masked(values, aux, factors, batch.mask)
+
+
+def _masked(
+    values: Tensor, aux: Any, factors: list[Factor], mask: Tensor | None
+) -> Collected:
+    if mask is None:
+        return Collected(values, aux, factors)
+    kept = [factor.masked(mask) for factor in factors]
+    return Collected(chosen(mask, values), aux, kept)

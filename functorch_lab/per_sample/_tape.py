@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
+    peek_interpreter_stack,
+)
+from torch._functorch.pyfunctorch import coerce_cinterpreter
 from torch.overrides import TorchFunctionMode
 
 from functorch_lab.per_sample._frame import View, whole
@@ -48,6 +52,10 @@ def rule_for(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+class Changed(Exception):
+    """A second evaluation of the loss did not do what the first did."""
+
+
 class Output(NamedTuple):
     """An output that carries a probe: its form, and which leaves it serves."""
 
@@ -70,6 +78,7 @@ class Tape(TorchFunctionMode):
     Args:
         stand_ins: the tensors that the loss gets, one for each leaf.
         parameters: the leaves themselves.
+        names: their paths, for errors.
         probes: one for each recognised use, in their order; None to count them.
     """
 
@@ -77,9 +86,12 @@ class Tape(TorchFunctionMode):
         self,
         stand_ins: Sequence[Tensor],
         parameters: Sequence[Tensor],
+        names: Sequence[str],
         probes: Sequence[Tensor] | None,
     ) -> None:
         super().__init__()
+        self.names = names
+        self.level = _level()
         self.tracked: dict[int, Tracked] = {}
         for i, (stand_in, leaf) in enumerate(zip(stand_ins, parameters, strict=True)):
             self.tracked[id(stand_in)] = Tracked(stand_in, leaf, whole(i, leaf))
@@ -104,12 +116,20 @@ class Tape(TorchFunctionMode):
             output: of an operation that was computed with the parameters themselves.
             kept: what the builds need beside the gradient at the output.
             builds: the leaf's index and the function of each use.
+
+        Raises:
+            Changed: there is no probe of its form.
         """
         number = len(self.outputs)
         self.outputs.append(Output(tuple(output.shape), output.dtype, output.device))
         self.kept.append(kept)
         self.builds.append(builds)
-        return output if self.probes is None else output + self.probes[number]
+        if self.probes is None:
+            return output
+        probe = self.probes[number] if number < len(self.probes) else None
+        if probe is None or probe.shape != output.shape or probe.dtype != output.dtype:
+            raise Changed
+        return output + probe
 
     def __torch_function__(
         self,
@@ -121,11 +141,21 @@ class Tape(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         rule = RULES.get(name)
-        if rule is not None:
+        # Within a derivative or vmap that the loss takes itself, an output does not
+        # tell all that a parameter does, and an input is of no use outside.
+        if rule is not None and self.level == _level():
             result = rule(self, *args, **kwargs)
             if result is not None:
                 return result
         return plainly(func, name, args, kwargs)
+
+
+def _level() -> int:
+    """How many transforms of torch.func are under way."""
+    if not torch._C._are_functorch_transforms_active():
+        return 0
+    interpreter = peek_interpreter_stack()
+    return coerce_cinterpreter(interpreter).level()
 
 
 def plainly(

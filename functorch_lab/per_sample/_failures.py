@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it means when a loss cannot be computed sample by sample."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from functorch_lab.per_sample._tape import Changed
+from functorch_lab.transforms._abstract import is_library
+from functorch_lab.transforms._flat import name_of
+
+if TYPE_CHECKING:
+    from functorch_lab.per_sample._call import Options
+
+# What is looked at; the rest passes as it is.
+KINDS = (RuntimeError, TypeError, ValueError, IndexError, Changed)
+
+# What torch or a part of this library says, what is meant, and what to do.
+_MEANINGS = (
+    (
+        "needs no tensor's value|item.. is not supported",
+        "expected no branch on a tensor's value and no .item(), for each sample has "
+        "its own. Use torch.where in place of if, or pass method='loop', which "
+        "computes one sample after another.",
+    ),
+    (
+        "without hidden randomness|randomness",
+        "expected random numbers from a key, got some from torch's global generator. "
+        "Take key= in the loss, draw with functorch_lab.random, and pass "
+        "keys=fl.random.split(key, batch_size).",
+    ),
+    (
+        "Expected more than 1 value per channel|[Bb]atch ?norm",
+        "expected a loss of one sample, got batch statistics, which mix samples. "
+        "Convert the model by nn.from_module(model, batch_norm=...), or put it in eval "
+        "mode. per_sample.check_independent tells what mixes.",
+    ),
+    (
+        "does not require grad",
+        "expected derivatives within the loss to be taken by fl.grad, which can be "
+        "mapped, got torch.autograd. Use fl.grad, or pass method='loop'.",
+    ),
+)
+_SHAPES = "[Ss]hape|[Ss]ize|[Dd]imension|Expected [0-9]|[0-9]D|batched input|subscript"
+
+
+def explained(
+    where: str, loss_fn: Callable[..., Any], given: Options, error: Exception
+) -> Exception | None:
+    """The error in terms of the loss and its line; None if nothing can be added."""
+    text = str(error)
+    name = f"per_sample.{where}: {name_of(loss_fn)}"
+    if isinstance(error, Changed):
+        return RuntimeError(
+            f"{name}: expected the same operations on the parameters at each "
+            "evaluation, got others at the second than at the first. Make the loss a "
+            "pure function of its arguments, or pass method='vmap'."
+        )
+    place = _place(error)
+    if text.startswith(("per_sample.", "nn.", "losses.")) or not place:
+        return _about_key(name, text)
+    for pattern, meaning in _MEANINGS:
+        if re.search(pattern, text):
+            return RuntimeError(f"{name}: {place}: {meaning}")
+    if isinstance(error, TypeError):
+        return _about_key(name, text)
+    if re.search(_SHAPES, text) and not given.keep_batch_axis:
+        return type(error)(
+            f"{name}: {place}: {text.splitlines()[0].rstrip('.')}. The loss gets one "
+            "sample, without the axis of samples. Write it for one, or pass "
+            "keep_batch_axis=True if it is written for batches."
+        )
+    return None
+
+
+def _about_key(name: str, text: str) -> TypeError | None:
+    if "unexpected keyword argument 'key'" in text:
+        return TypeError(
+            f"{name}: expected a loss that takes key=, as keys= are given, got one "
+            "that does not. Write loss_fn(params, x, y, *, key), or leave keys= out."
+        )
+    if "missing 1 required" in text and "'key'" in text:
+        return TypeError(
+            f"{name}: expected keys=, one for each sample, as the loss takes key, got "
+            "none. Pass keys=fl.random.split(key, batch_size)."
+        )
+    return None
+
+
+def _place(error: BaseException) -> str:
+    """File, line and code of the user's innermost frame at the first cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not is_library(frame.filename)]
+    if not own:
+        return ""
+    code = f" `{own[-1].line}`" if own[-1].line else ""
+    return f"{own[-1].filename}:{own[-1].lineno}:{code}"
