@@ -130,11 +130,24 @@ def _broadcast() -> Iterator[Row]:
         yield of_function(group, name, function, {"b": shape}, (3, 7, 5))
     yield of_function(
         group,
+        "added and multiplied in place",
+        _in_place,
+        {"w": (5, 2), "b": (2,), "s": (2,)},
+        (3, 7, 5),
+    )
+    yield of_function(
+        group,
         "scale * x + bias",
         lambda p, x: torch.tanh(p["s"] * x + p["b"]) * p["s"],
         {"s": (5,), "b": (5,)},
         (3, 7, 5),
     )
+
+
+def _in_place(p, x):
+    y = x @ p["w"]
+    y += p["b"]
+    return y.mul_(p["s"]).tanh_()
 
 
 def _functional() -> Iterator[Row]:

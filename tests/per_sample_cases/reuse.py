@@ -167,6 +167,14 @@ def _views() -> Iterator[Row]:
     )
     yield of_function(
         group,
+        "two matrices concatenated",
+        lambda p, x: F.linear(x, torch.cat([p["w"], p["v"]])),
+        {"w": (2, 5), "v": (3, 5)},
+        (3, 7, 5),
+        factored=False,
+    )
+    yield of_function(
+        group,
         "cast to float64",
         lambda p, x: F.linear(x.double(), p["w"].double()).to(x.dtype),
         {"w": (2, 5)},
