@@ -156,6 +156,20 @@ def _summary(found: list[tuple[Row, dict[str, Verdict]]]) -> list[str]:
     return lines
 
 
+def _groups(found: list[tuple[Row, dict[str, Verdict]]]) -> list[str]:
+    lines = [f"| | rows | {' | '.join(SIDES)} |", "|---" * (len(SIDES) + 2) + "|"]
+    for group in dict.fromkeys(row.group for row, _ in found):
+        chosen = [verdicts for row, verdicts in found if row.group == group]
+        cells = []
+        for side in SIDES:
+            count = Counter(verdicts[side].kind for verdicts in chosen)
+            wrong = f", **{count['wrong']} wrong**" if count["wrong"] else ""
+            nothing = count["not applicable"] == len(chosen)
+            cells.append("-" if nothing else f"{count['right']}{wrong}")
+        lines.append(f"| {group} | {len(chosen)} | {' | '.join(cells)} |")
+    return lines
+
+
 def _table(found: list[tuple[Row, dict[str, Verdict]]]) -> list[str]:
     lines = [f"| row | {' | '.join(SIDES)} |", "|---" * (len(SIDES) + 1) + "|"]
     for row, verdicts in found:
@@ -203,6 +217,7 @@ def main(pattern: str) -> None:
     when = f"{len(found)} rows, {date}: {used}."
     for page in PAGES:
         fill(page, "conformance summary", [*_summary(found), "", when])
+        fill(page, "conformance groups", _groups(found))
         fill(page, "conformance table", _table(found))
 
 
