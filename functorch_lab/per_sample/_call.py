@@ -14,12 +14,16 @@ from functorch_lab.per_sample import _checks, _failures
 from functorch_lab.per_sample._collect import (
     Batch,
     Collected,
+    Found,
     Leaves,
     SampleLoss,
     collect,
+    find,
     one_by_one,
 )
 from functorch_lab.per_sample._factor import Factor
+from functorch_lab.per_sample._tape import Tape
+from functorch_lab.per_sample._watch import Watch, require_factored
 
 Method = Literal["auto", "factored", "vmap", "loop"]
 Wrt = str | Callable[[str, Tensor], bool] | None
@@ -65,6 +69,9 @@ class Selected:
         self.leaves = [found[i] for i in self.numbers]
         names = tree.paths(params)
         self.names = [names[i] for i in self.numbers]
+
+    def differentiated(self) -> Leaves:
+        return Leaves(self.leaves, self.names)
 
     def merge(self, leaves: list[Tensor]) -> Any:
         """The params with these in place of the selected leaves."""
@@ -135,21 +142,33 @@ def collected_by(
     batch: Batch,
 ) -> Collected:
     """What the method of the options collects from a batch."""
+    if options.method == "loop":
+        loss = sample_loss(where, loss_fn, options, selected)
+        with _failures.told(where, loss_fn, options):
+            return one_by_one(loss, selected.differentiated(), batch)
+    kind = None if options.method == "vmap" else Tape
+    # While Dynamo traces there are no lines; the abstract run of fl.jit has them.
+    is_strict = options.method == "factored" and not torch.compiler.is_compiling()
+    if is_strict:
+        kind = Watch
+    found = found_by(where, loss_fn, options, selected, batch, kind)
+    if is_strict:
+        require_factored(where, loss_fn, found)
+    return collect(found, batch.mask)
+
+
+def found_by(
+    where: str,
+    loss_fn: Callable[..., Any],
+    options: Options,
+    selected: Selected,
+    batch: Batch,
+    kind: type[Tape] | None,
+) -> Found:
+    """What a pass over a batch finds, its failures told in terms of the loss."""
     loss = sample_loss(where, loss_fn, options, selected)
-    leaves = Leaves(selected.leaves, selected.names)
-    try:
-        if options.method == "loop":
-            return one_by_one(loss, leaves, batch)
-        if options.method == "vmap":
-            return collect(loss, leaves, batch, None)
-        return collect(loss, leaves, batch)
-    except _failures.KINDS as error:
-        if torch.compiler.is_dynamo_compiling():
-            raise  # the abstract run of fl.jit has said it
-        better = _failures.explained(where, loss_fn, options, error)
-        if better is None:
-            raise
-        raise better from error
+    with _failures.told(where, loss_fn, options):
+        return find(loss, selected.differentiated(), batch, kind)
 
 
 def sample_loss(

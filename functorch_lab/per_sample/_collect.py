@@ -17,6 +17,7 @@ from functorch_lab.per_sample import (  # noqa: F401  (the rules)
     _composite,
     _linear,
     _lookup,
+    _vectors,
 )
 from functorch_lab.per_sample._factor import Factor, merged
 from functorch_lab.per_sample._tape import Build, Changed, Output, Tape
@@ -92,11 +93,10 @@ class Collected(NamedTuple):
     factors: list[Factor]
 
 
-def collect(loss: SampleLoss, leaves: Leaves, batch: Batch, *tape: Any) -> Collected:
-    """The factors of all leaves, from `find`, whose arguments these are."""
-    found = find(loss, leaves, batch, *tape)
+def collect(found: Found, mask: Tensor | None) -> Collected:
+    """The factor of each leaf, of the uses that `find` gives."""
     factors = [merged([use for _, use in uses]) for uses in found.uses]
-    return _masked(found.values, found.aux, factors, batch.mask)
+    return _masked(found.values, found.aux, factors, mask)
 
 
 def find(
@@ -132,9 +132,7 @@ def find(
         return counted.sum(), (values, aux, kept)
 
     count = batch.size()
-    probes = [
-        torch.zeros((count, *o.shape), dtype=o.dtype, device=o.device) for o in outputs
-    ]
+    probes = [output.probe(count) for output in outputs]
     stand_ins = [leaf.expand(count, *leaf.shape) for leaf in leaves.tensors]
     _, (values, aux, kept), gradients = value_and_gradients(
         call, [*probes, *stand_ins], materialize=False
@@ -171,14 +169,16 @@ def _plan(loss: SampleLoss, leaves: Leaves, batch: Batch) -> list[Output]:
     # Under vmap as the pass that follows, so that the loss does the same in both.
     def one(sample: Any, key: Any = None) -> tuple[Tensor]:
         nonlocal outputs
-        tape = Tape(leaves.tensors, *leaves, None)
+        tape = Tape(stand_ins, *leaves, None)
         with tape:
-            value, _ = loss(leaves.tensors, sample, key)
+            value, _ = loss(stand_ins, sample, key)
         outputs = tape.outputs
         return (value,)
 
     first = tree.map(torch.Tensor.detach, batch.rows(0, 1).mapped())
-    with torch.no_grad():
+    # With gradients on, as then, but without a graph.
+    stand_ins = [leaf.detach() for leaf in leaves.tensors]
+    with torch.enable_grad():
         vmap(one)(*first)
     return outputs
 

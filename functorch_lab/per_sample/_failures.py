@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from functorch_lab.per_sample._tape import Changed
 from functorch_lab.transforms._abstract import is_library
@@ -45,6 +48,20 @@ _MEANINGS = (
     ),
 )
 _SHAPES = "[Ss]hape|[Ss]ize|[Dd]imension|Expected [0-9]|[0-9]D|batched input|subscript"
+
+
+@contextlib.contextmanager
+def told(where: str, loss_fn: Callable[..., Any], given: Options) -> Iterator[None]:
+    """Errors of the loss that are raised within, told in its terms."""
+    try:
+        yield
+    except KINDS as error:
+        if torch.compiler.is_dynamo_compiling():
+            raise  # the abstract run of fl.jit has told it
+        better = explained(where, loss_fn, given, error)
+        if better is None:
+            raise
+        raise better from error
 
 
 def explained(
