@@ -15,6 +15,7 @@ from functorch_lab.per_sample import (  # noqa: F401  (the rules)
     _bags,
     _cells,
     _composite,
+    _einsum,
     _linear,
     _lookup,
     _vectors,

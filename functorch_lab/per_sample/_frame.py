@@ -107,8 +107,10 @@ class View(NamedTuple):
     def frame(self, groups: Axes, rows: Axes, columns: Axes) -> Frame:
         """The frame in which these axes of the tensor are groups, rows and columns."""
 
+        # An axis of one index says nothing: without it equal frames are equal.
         def refined(axes: Axes) -> Axes:
-            return tuple([inner for axis in axes for inner in self.axes[axis]])
+            inner = [a for axis in axes for a in self.axes[axis]]
+            return tuple([a for a in inner if self.size[a] > 1])
 
         return Frame(
             self.leaf,

@@ -10,7 +10,6 @@ then a gradient per sample. So a use that is overlooked costs memory, never exac
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +21,17 @@ from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
 from torch._functorch.pyfunctorch import coerce_cinterpreter
 from torch.overrides import TorchFunctionMode
 
-from functorch_lab.per_sample._frame import View, whole
+from functorch_lab.per_sample._changes import CHANGES
+from functorch_lab.per_sample._dynamo import show_attributes
+from functorch_lab.per_sample._follow import (
+    FOLLOWED,
+    Memory,
+    Tracked,
+    check_change,
+    follow,
+    plainly,
+)
+from functorch_lab.per_sample._frame import whole
 from functorch_lab.per_sample._uses import Use
 
 # `build(delta, *kept)`, all with a leading axis of samples, gives the use.
@@ -31,15 +40,6 @@ Build = Callable[..., Use]
 Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {}
-VIEWS: dict[str, Callable[..., Any]] = {}
-
-# Methods that Python implements call their like of the base class, which Dynamo finds
-# only when they are called as methods.
-_PYTHON_METHODS = frozenset(
-    name
-    for name, method in vars(torch.Tensor).items()
-    if isinstance(method, types.FunctionType)
-)
 
 
 def rule_for(*names: str) -> Callable[[Rule], Rule]:
@@ -57,19 +57,26 @@ class Changed(Exception):
 
 
 class Output(NamedTuple):
-    """An output that carries a probe: its form, and which leaves it serves."""
+    """What gets a variable of its own, to take the gradient at: its form.
+
+    Attributes:
+        shape: of one sample.
+        dtype: of its numbers.
+        device: of its memory.
+        value: what the variable is; zero, to be added to an output, if None.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    value: Tensor | None = None
 
-
-class Tracked(NamedTuple):
-    """A stand-in, or a view of one, beside the same view of the parameter itself."""
-
-    stand_in: Tensor  # kept, so that its id stays its own
-    parameter: Tensor
-    view: View
+    def probe(self, count: int) -> Tensor:
+        """The variable, for this many samples."""
+        shape = (count, *self.shape)
+        if self.value is not None:
+            return self.value.expand(shape)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
 
 class Tape(TorchFunctionMode):
@@ -90,11 +97,17 @@ class Tape(TorchFunctionMode):
         probes: Sequence[Tensor] | None,
     ) -> None:
         super().__init__()
+        if torch.compiler.is_dynamo_compiling():
+            show_attributes()
         self.names = names
         self.level = _level()
-        self.tracked: dict[int, Tracked] = {}
+        # By the tensors, not by their ids: Dynamo would guard on the id of whatever is
+        # looked up, and so trace again for each new tensor of frozen parameters.
+        self.tracked: dict[Tensor, Tracked] = {}
+        self.memory: dict[Tensor, Memory] = {}
         for i, (stand_in, leaf) in enumerate(zip(stand_ins, parameters, strict=True)):
-            self.tracked[id(stand_in)] = Tracked(stand_in, leaf, whole(i, leaf))
+            self.tracked[stand_in] = Tracked(stand_in, leaf, whole(i, leaf))
+            self.memory[stand_in] = Memory(i)
         self.probes = probes
         self.outputs: list[Output] = []
         self.kept: list[tuple[Tensor, ...]] = []
@@ -102,13 +115,19 @@ class Tape(TorchFunctionMode):
 
     def find(self, tensor: Any) -> Tracked | None:
         """What is known of a tensor that comes from a leaf."""
-        return self.tracked.get(id(tensor)) if isinstance(tensor, Tensor) else None
+        return self.tracked.get(tensor) if isinstance(tensor, Tensor) else None
+
+    def is_inside(self) -> bool:
+        """Whether the loss itself is taking a derivative or vmap just now."""
+        return self.level != _level()
 
     def probed(
         self,
         output: Tensor,
         kept: tuple[Tensor, ...],
         builds: list[tuple[int, Build]],
+        *,
+        stands_in: bool = False,
     ) -> Tensor:
         """The output with its probe.
 
@@ -116,20 +135,23 @@ class Tape(TorchFunctionMode):
             output: of an operation that was computed with the parameters themselves.
             kept: what the builds need beside the gradient at the output.
             builds: the leaf's index and the function of each use.
+            stands_in: the output is made of parameters alone; its probe is the same
+                for each sample, in the output's place, and takes no memory.
 
         Raises:
             Changed: there is no probe of its form.
         """
         number = len(self.outputs)
-        self.outputs.append(Output(tuple(output.shape), output.dtype, output.device))
+        shape, value = tuple(output.shape), output if stands_in else None
+        self.outputs.append(Output(shape, output.dtype, output.device, value))
         self.kept.append(kept)
         self.builds.append(builds)
         if self.probes is None:
-            return output
+            return output.detach() if stands_in else output
         probe = self.probes[number] if number < len(self.probes) else None
         if probe is None or probe.shape != output.shape or probe.dtype != output.dtype:
             raise Changed
-        return output + probe
+        return probe if stands_in else output + probe
 
     def __torch_function__(
         self,
@@ -140,14 +162,26 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if name == "__get__" or name == "__set__":  # noqa: PLR1714 - cheaper to trace
+            name = attribute(func)
         rule = RULES.get(name)
         # Within a derivative or vmap that the loss takes itself, an output does not
         # tell all that a parameter does, and an input is of no use outside.
-        if rule is not None and self.level == _level():
+        if rule is not None and "out" not in kwargs and not self.is_inside():
             result = rule(self, *args, **kwargs)
             if result is not None:
                 return result
+        if name in FOLLOWED:
+            return follow(self, func, name, args, kwargs)
+        if name in CHANGES or "out" in kwargs or kwargs.get("inplace"):
+            check_change(self, name, args, kwargs)
         return plainly(func, name, args, kwargs)
+
+
+def attribute(func: Any) -> str:
+    """The name of the attribute of tensors that is read, or written: then with `=`."""
+    name = getattr(func.__self__, "__name__", "")
+    return f"{name}=" if func.__name__ == "__set__" else name
 
 
 def _level() -> int:
@@ -156,11 +190,3 @@ def _level() -> int:
         return 0
     interpreter = peek_interpreter_stack()
     return coerce_cinterpreter(interpreter).level()
-
-
-def plainly(
-    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if name in _PYTHON_METHODS and isinstance(args[0], Tensor):
-        return getattr(args[0], name)(*args[1:], **kwargs)
-    return func(*args, **kwargs)

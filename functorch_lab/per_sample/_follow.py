@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Following a parameter through its views, and refusing to change it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from functorch_lab.per_sample._changes import CHANGES, refusal
+from functorch_lab.per_sample._frame import View
+from functorch_lab.per_sample._uses import Direct
+from functorch_lab.per_sample._views import ALIASES, CASTS, VIEWS, is_basic, views
+
+if TYPE_CHECKING:
+    from functorch_lab.per_sample._tape import Tape
+
+FOLLOWED = VIEWS | CASTS | ALIASES
+
+# Methods that Python implements call their like of the base class, which Dynamo finds
+# only when they are called as methods.
+_PYTHON_METHODS = frozenset(
+    name
+    for name, method in vars(torch.Tensor).items()
+    if isinstance(method, types.FunctionType)
+)
+
+
+class Tracked(NamedTuple):
+    """A stand-in, or a view of one, beside the same view of the parameter itself."""
+
+    stand_in: Tensor
+    parameter: Tensor
+    view: View
+
+
+class Memory(NamedTuple):
+    """Whose memory a tensor may share: a leaf's, or that of a copy of it."""
+
+    leaf: int
+    copied: bool = False
+
+
+def plainly(
+    func: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Calls a function of torch that a mode was asked about."""
+    if name in _PYTHON_METHODS and isinstance(args[0], Tensor):
+        return getattr(args[0], name)(*args[1:], **kwargs)
+    return func(*args, **kwargs)
+
+
+def follow(
+    tape: Tape,
+    func: Callable[..., Any],
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Calls one of `FOLLOWED`, and notes it if it gives a view of a parameter."""
+    if not args and "input" in kwargs:
+        kwargs = dict(kwargs)
+        args = (kwargs.pop("input"),)
+    memory = tape.memory.get(args[0]) if args and isinstance(args[0], Tensor) else None
+    if memory is None:
+        return plainly(func, name, args, kwargs)
+    # What is computed without gradients does not pass any on to the parameter.
+    found = None
+    if name not in ALIASES and torch.is_grad_enabled() and not tape.is_inside():
+        found = tape.tracked.get(args[0])
+    twin = None
+    if found is not None:
+        twin = plainly(func, name, (found.parameter, *args[1:]), kwargs)
+    if name in CASTS:
+        return _cast(tape, func, name, args, kwargs, memory, found, twin)
+    result = plainly(func, name, args, kwargs)
+    if name == "__getitem__" and not is_basic(args[1]):
+        return result  # a copy
+    several = result if isinstance(result, tuple | list) else (result,)
+    tape.memory.update(dict.fromkeys(several, memory))
+    if found is not None:
+        twins = twin if isinstance(twin, tuple | list) else (twin,)
+        seen = views(found.view, tuple(args[0].shape), name, args[1:], kwargs)
+        for each, other, view in zip(several, twins, seen, strict=False):
+            if view is not None:
+                tape.tracked[each] = Tracked(each, other, view)
+    return result
+
+
+def _cast(
+    tape: Tape,
+    func: Callable[..., Any],
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    memory: Memory,
+    found: Tracked | None,
+    twin: Any,
+) -> Any:
+    if found is not None and _is_new(twin, found.parameter) and name != "clone":
+        # Of the stand-in it would be a copy for each sample.
+        result = replaced(tape, twin, found.view)
+        tape.tracked[result] = Tracked(result, twin, found.view)
+        tape.memory[result] = memory
+        return result
+    result = plainly(func, name, args, kwargs)
+    if not isinstance(result, Tensor) or result.dtype != args[0].dtype:
+        return result
+    if result.device == args[0].device:
+        tape.memory[result] = memory._replace(copied=memory.copied or name == "clone")
+        if found is not None:
+            tape.tracked[result] = Tracked(result, twin, found.view)
+    return result
+
+
+def _is_new(twin: Any, parameter: Tensor) -> bool:
+    """Whether a cast gave another tensor that passes gradients on."""
+    return (
+        isinstance(twin, Tensor)
+        and twin is not parameter
+        and twin.is_floating_point()
+        and twin.device == parameter.device
+    )
+
+
+def replaced(tape: Tape, tensor: Tensor, view: View) -> Tensor:
+    """A stand-in of its own for what was computed from a parameter."""
+    frame = view.frame((), (), tuple(range(tensor.ndim)))
+
+    def build(delta: Tensor) -> Direct:
+        return Direct(frame.place(delta.reshape(delta.shape[0], 1, 1, -1)))
+
+    return tape.probed(tensor, (), [(view.index, build)], stands_in=True)
+
+
+def check_change(
+    tape: Tape, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Before an operation that writes to its first argument, or to `out=`.
+
+    Raises:
+        RuntimeError: it would write to a parameter.
+    """
+    written = [kwargs.get("out")]
+    if name in CHANGES or kwargs.get("inplace"):
+        first = kwargs.get("input", kwargs.get("tensor"))
+        written.append(args[0] if args else first)
+    for tensor in _flat(written):
+        memory = tape.memory.get(tensor)
+        if memory is None:
+            continue
+        if not memory.copied:
+            raise RuntimeError(refusal(tape.names[memory.leaf], name))
+        # A copy may be changed; from then on it is another tensor.
+        for other, belongs in tape.memory.items():
+            if belongs == memory:
+                tape.tracked.pop(other, None)
+
+
+def _flat(found: Any) -> list[Tensor]:
+    if isinstance(found, tuple | list):
+        return [tensor for each in found for tensor in _flat(each)]
+    return [found] if isinstance(found, Tensor) else []
