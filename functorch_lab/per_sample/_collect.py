@@ -25,6 +25,7 @@ from functorch_lab.per_sample._tape import Build, Changed, Output, Tape
 from functorch_lab.per_sample._uses import Direct, Unused, Use, chosen
 from functorch_lab.transforms import vmap
 from functorch_lab.transforms._engine import value_and_gradients
+from functorch_lab.transforms._flat import flatten
 
 # `loss(leaves, sample, key) -> (value, aux)` of one sample, checked.
 SampleLoss = Callable[[list[Tensor], Any, Any], tuple[Tensor, Any]]
@@ -198,10 +199,21 @@ def one_by_one(loss: SampleLoss, leaves: Leaves, batch: Batch) -> Collected:
             )
         )
     values = torch.stack([value for value, _, _ in found])
-    aux = tree.map(lambda *parts: torch.stack(parts), *[aux for _, aux, _ in found])
+    aux = joined(_stacked, [aux for _, aux, _ in found])
     columns = zip(*[gradients for _, _, gradients in found], strict=True)
     factors = [Factor((Direct(torch.stack(column)),)) for column in columns]
     return _masked(values, aux, factors, batch.mask)
+
+
+def joined(join: Callable[[Any], Tensor], trees: list[Any]) -> Any:
+    """One tree of several; `None` where they have it."""
+    columns = zip(*[flatten(node)[0] for node in trees], strict=True)
+    found = [None if parts[0] is None else join(parts) for parts in columns]
+    return flatten(trees[0])[1].unflatten(found)
+
+
+def _stacked(parts: Any) -> Tensor:
+    return torch.stack([torch.as_tensor(part) for part in parts])
 
 
 def _masked(
