@@ -39,4 +39,4 @@ def show_attributes() -> None:
 
 
 # Called while Dynamo traces; what it does is no part of the graph.
-show_attributes._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+show_attributes._dynamo_marked_constant = True  # pyright: ignore

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -74,46 +74,50 @@ def follow(
     twin = None
     if found is not None:
         twin = plainly(func, name, (found.parameter, *args[1:]), kwargs)
-    if name in CASTS:
-        return _cast(tape, func, name, args, kwargs, memory, found, twin)
+        if name in CASTS and name != "clone" and _is_new(twin, found.parameter):
+            # Of the stand-in it would be a copy for each sample.
+            result = replaced(tape, twin, found.view)
+            _note(tape, memory, [result], [twin], [found.view])
+            return result
     result = plainly(func, name, args, kwargs)
+    several = list(result) if isinstance(result, tuple | list) else [result]
+    if name in CASTS and not _is_same(args[0], result):
+        return result
     if name == "__getitem__" and not is_basic(args[1]):
         return result  # a copy
-    several = result if isinstance(result, tuple | list) else (result,)
-    tape.memory.update(dict.fromkeys(several, memory))
+    if name == "clone":
+        memory = Memory(memory.leaf, copied=True)
+    twins, seen = [], []
     if found is not None:
-        twins = twin if isinstance(twin, tuple | list) else (twin,)
-        seen = views(found.view, tuple(args[0].shape), name, args[1:], kwargs)
-        for each, other, view in zip(several, twins, seen, strict=False):
-            if view is not None:
-                tape.tracked[each] = Tracked(each, other, view)
+        twins = list(twin) if isinstance(twin, tuple | list) else [twin]
+        seen = [found.view]
+        if name in VIEWS:
+            shape = tuple(args[0].shape)
+            seen = views(found.view, shape, name, args[1:], kwargs)
+    _note(tape, memory, several, twins, seen)
     return result
 
 
-def _cast(
+def _note(
     tape: Tape,
-    func: Callable[..., Any],
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
     memory: Memory,
-    found: Tracked | None,
-    twin: Any,
-) -> Any:
-    if found is not None and _is_new(twin, found.parameter) and name != "clone":
-        # Of the stand-in it would be a copy for each sample.
-        result = replaced(tape, twin, found.view)
-        tape.tracked[result] = Tracked(result, twin, found.view)
-        tape.memory[result] = memory
-        return result
-    result = plainly(func, name, args, kwargs)
-    if not isinstance(result, Tensor) or result.dtype != args[0].dtype:
-        return result
-    if result.device == args[0].device:
-        tape.memory[result] = memory._replace(copied=memory.copied or name == "clone")
-        if found is not None:
-            tape.tracked[result] = Tracked(result, twin, found.view)
-    return result
+    results: list[Tensor],
+    twins: list[Any],
+    seen: Sequence[View | None],
+) -> None:
+    tape.memory.update(dict.fromkeys(results, memory))
+    for result, twin, view in zip(results, twins, seen, strict=False):
+        if view is not None:
+            tape.tracked[result] = Tracked(result, twin, view)
+
+
+def _is_same(tensor: Tensor, cast: Any) -> bool:
+    """Whether a cast may have given the tensor itself."""
+    return (
+        isinstance(cast, Tensor)
+        and cast.dtype == tensor.dtype
+        and cast.device == tensor.device
+    )
 
 
 def _is_new(twin: Any, parameter: Tensor) -> bool:

@@ -97,7 +97,7 @@ class View(NamedTuple):
         axes: for each axis of the tensor the axes of `shape` that make it up.
     """
 
-    index: int
+    index: int  # pyright: ignore[reportIncompatibleMethodOverride]
     leaf: tuple[int, ...]
     shape: tuple[int, ...]
     start: tuple[int, ...]

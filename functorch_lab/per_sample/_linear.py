@@ -165,12 +165,13 @@ def _sum_rule(
         given = [*factors, *[named[name] for name in names if name in named]]
         if len(given) != 2 or len(factors) + len(named) != 2:
             return None
+        left, right = given
         term, builds = bias_uses(tape, input, beta)
 
         def computed(left: Tensor, right: Tensor) -> Tensor:
             return compute(term, left, right, beta=beta, alpha=alpha)
 
-        return product(tape, *given, labels, computed, alpha, builds)
+        return product(tape, left, right, labels, computed, alpha, builds)
 
     return rule
 

@@ -76,7 +76,7 @@ def is_basic(index: Any) -> bool:
 
 def _constant(function: Callable[..., Any]) -> Any:
     """`torch.compiler.assume_constant_result`, which would import Dynamo here."""
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # pyright: ignore
     return function
 
 
