@@ -19,6 +19,7 @@ from functorch_lab.per_sample._collect import (
     SampleLoss,
     collect,
     find,
+    joined,
     one_by_one,
 )
 from functorch_lab.per_sample._factor import Factor
@@ -63,9 +64,9 @@ class Selected:
     """The leaves of params that are differentiated, and the way back to a tree."""
 
     def __init__(self, where: str, params: Any, wrt: Wrt) -> None:
+        self.numbers = _checks.selection(where, params, wrt)
         found, self.structure = tree.flatten(params)
         self.found = found
-        self.numbers = _checks.selection(where, params, found, wrt)
         self.leaves = [found[i] for i in self.numbers]
         names = tree.paths(params)
         self.names = [names[i] for i in self.numbers]
@@ -125,13 +126,9 @@ def run(  # noqa: PLR0913, PLR0917  (a call in full, and what is made of it)
         stacked.append(each)
         summed = total if summed is None else merge(summed, total)
         auxes.append(collected.aux)
-    return _joined(stacked), summed, _joined(auxes)
-
-
-def _joined(trees: list[Any]) -> Any:
-    if len(trees) == 1:
-        return trees[0]
-    return tree.map(lambda *parts: torch.cat(parts), *trees)
+    if len(stacked) == 1:
+        return stacked[0], summed, auxes[0]
+    return joined(torch.cat, stacked), summed, joined(torch.cat, auxes)
 
 
 def collected_by(

@@ -3,19 +3,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sized
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.transforms._flat import is_differentiable, kind_of, name_of
+from functorch_lab.transforms._flat import (
+    flatten,
+    is_differentiable,
+    kind_of,
+    name_of,
+    wraps,
+)
 
 if TYPE_CHECKING:
     from functorch_lab.per_sample._call import Options, Wrt
 
 METHODS = ("auto", "factored", "vmap", "loop")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def curried(make: Callable[P, R]) -> Callable[P, R]:
+    """Says how a function is called to who passes it params and batch at once."""
+
+    @wraps(make)
+    def made(*given: P.args, **options: P.kwargs) -> R:
+        if len(given) > 1:
+            name = f"per_sample.{name_of(make)}"
+            raise TypeError(
+                f"{name}: expected one function, got {len(given)} arguments. It makes "
+                f"a function: write {name}(loss_fn)(params, x, y)."
+            )
+        return make(*given, **options)
+
+    return made
+
+
+def brief(value: object) -> str:
+    """A value in a few words, whatever it holds."""
+    if isinstance(value, Tensor) or not isinstance(value, Sized):
+        return kind_of(value)
+    return f"{type(value).__name__} of {len(value)}"
 
 
 def options(where: str, loss_fn: object, given: Options) -> None:
@@ -28,7 +60,7 @@ def options(where: str, loss_fn: object, given: Options) -> None:
     if not callable(loss_fn):
         raise TypeError(
             f"per_sample.{where}: loss_fn: expected a function, got "
-            f"{kind_of(loss_fn)}. Write per_sample.{where}(loss_fn)(params, x, y)."
+            f"{brief(loss_fn)}. Write per_sample.{where}(loss_fn)(params, x, y)."
         )
     if given.method not in METHODS:
         raise ValueError(
@@ -57,12 +89,9 @@ def batch(where: str, leaves: Any, keys: object, mask: object) -> int:
         TypeError: a leaf, the keys or the mask are no tensor of their kind.
         ValueError: there are none, or leaves disagree in their leading axis.
     """
+    _no_none(where, "batch", leaves)
     names = [f"batch{path}" for path in tree.paths(leaves)]
     found = list(zip(names, tree.leaves(leaves), strict=True))
-    if keys is not None:
-        found.append(("keys", keys))
-    if mask is not None:
-        found.append(("mask", mask))
     if not names:
         raise ValueError(
             f"per_sample.{where}: batch: expected tensors with a leading axis of "
@@ -72,7 +101,7 @@ def batch(where: str, leaves: Any, keys: object, mask: object) -> int:
         if not isinstance(leaf, Tensor):
             raise TypeError(
                 f"per_sample.{where}: {name}: expected a tensor with a leading axis of "
-                f"samples, got {kind_of(leaf)}. Close over what all samples share."
+                f"samples, got {brief(leaf)}. {_conversion(leaf)}"
             )
         if leaf.ndim == 0:
             raise ValueError(
@@ -92,41 +121,78 @@ def batch(where: str, leaves: Any, keys: object, mask: object) -> int:
             f"per_sample.{where}: batch: expected at least one sample, got shape "
             f"{tuple(found[0][1].shape)} at {first}. Check how the batches are made."
         )
-    if isinstance(mask, Tensor) and (mask.dtype != torch.bool or mask.ndim != 1):
-        raise TypeError(
-            f"per_sample.{where}: mask: expected one bool for each sample, got "
-            f"{kind_of(mask)}. Write mask=mask.bool()."
-        )
+    if keys is not None:
+        _keys(where, keys, size)
+    if mask is not None:
+        _mask(where, mask, size)
     return size
 
 
-def selection(where: str, params: Any, found: list[Any], wrt: Wrt) -> list[int]:
+def _keys(where: str, keys: Any, size: int) -> None:
+    is_keys = isinstance(keys, Tensor) and keys.dtype == torch.int32
+    if not is_keys or tuple(keys.shape) != (size, 2):
+        raise (ValueError if is_keys else TypeError)(
+            f"per_sample.{where}: keys: expected one key for each sample, int32 of "
+            f"shape {(size, 2)}, got {brief(keys)}. Pass "
+            f"keys=fl.random.split(key, {size})."
+        )
+
+
+def _mask(where: str, mask: Any, size: int) -> None:
+    is_bool = isinstance(mask, Tensor) and mask.dtype == torch.bool
+    if not is_bool or tuple(mask.shape) != (size,):
+        raise (ValueError if is_bool else TypeError)(
+            f"per_sample.{where}: mask: expected one bool for each sample, shape "
+            f"{(size,)}, got {brief(mask)}. True stands for a sample that counts."
+        )
+
+
+def _conversion(leaf: object) -> str:
+    if type(leaf).__module__ == "numpy":
+        return "Convert it with torch.from_numpy."
+    if isinstance(leaf, bool | int | float):
+        return "Convert a list with torch.tensor; close over what all samples share."
+    return "Close over what all samples share."
+
+
+def _no_none(where: str, name: str, value: object) -> None:
+    found, structure = flatten(value)
+    for leaf, path in zip(found, structure.paths(), strict=True):
+        if leaf is None:
+            raise TypeError(
+                f"per_sample.{where}: {name}{path}: expected a tensor, got None. Leave "
+                "it out, or write a hole as (), the empty tuple."
+            )
+
+
+def selection(where: str, params: Any, wrt: Wrt) -> list[int]:
     """The positions of the leaves to differentiate.
 
     Raises:
-        TypeError: there is nothing to differentiate, or `wrt` chose an integer leaf.
+        TypeError: there is nothing to differentiate, a leaf is complex, or `wrt` chose
+            an integer leaf.
         ValueError: a pattern matches nothing.
     """
-    kinds = [is_differentiable(leaf) for leaf in found]
-    if wrt is None:
-        chosen = [i for i, good in enumerate(kinds) if good]
-    else:
-        kept, _ = tree.partition(wrt, tree.map(lambda leaf: leaf, params))
-        marks = _marks(tree.structure(params), kept)
-        chosen = [i for i, mark in enumerate(marks) if mark]
+    _no_none(where, "params", params)
+    found, names = tree.leaves(params), tree.paths(params)
+    kinds = [isinstance(x, Tensor) and x.is_floating_point() for x in found]
+    chosen = [i for i, leaf in enumerate(found) if is_differentiable(leaf)]
+    if wrt is not None:
+        try:
+            kept, _ = tree.partition(wrt, params)
+        except ValueError as error:
+            text = str(error).removeprefix("tree.partition: pattern:")
+            raise ValueError(f"per_sample.{where}: wrt:{text}") from None
+        marks = tree.structure(params).along(kept) or []
+        chosen = [i for i, mark in enumerate(marks) if not isinstance(mark, tuple)]
     bad = [i for i in chosen if not kinds[i]]
     if bad or not chosen:
-        names = tree.paths(params)
-        got = f"{kind_of(found[bad[0]])} at {names[bad[0]]}" if bad else "none"
+        got = f"{brief(found[bad[0]])} at {names[bad[0]]}" if bad else "none"
         raise TypeError(
-            f"per_sample.{where}: params: expected floating-point leaves to "
+            f"per_sample.{where}: params: expected real floating-point leaves to "
             f"differentiate, got {got}. Choose with wrt=, or convert with .float()."
         )
     return chosen
-
-
-def _marks(structure: Any, kept: Any) -> list[bool]:
-    return [isinstance(leaf, Tensor) for leaf in structure.along(kept) or []]
 
 
 def loss(
@@ -144,14 +210,14 @@ def loss(
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise TypeError(
                 f"{name}: expected a pair (loss, aux) for has_aux=True, got "
-                f"{kind_of(result)}. Return both, or leave has_aux out."
+                f"{brief(result)}. Return both, or leave has_aux out."
             )
         value, aux = result
     if not isinstance(value, Tensor) or not value.is_floating_point():
         hint = " Pass has_aux=True for (loss, aux)." if isinstance(value, tuple) else ""
         raise TypeError(
             f"{name}: expected the loss of one sample as a floating-point tensor, got "
-            f"{kind_of(value)}.{hint or ' Return a 0-d tensor.'}"
+            f"{brief(value)}.{hint or ' Return a 0-d tensor.'}"
         )
     if value.ndim != 0:
         hint = (

@@ -42,6 +42,11 @@ _MEANINGS = (
         "mode. per_sample.check_independent tells what mixes.",
     ),
     (
+        "used in an in-place operation",
+        "expected a loss that leaves its parameters as they are, got one that writes "
+        "to them. Compute a new tensor, as w = w + 1 does.",
+    ),
+    (
         "does not require grad",
         "expected derivatives within the loss to be taken by fl.grad, which can be "
         "mapped, got torch.autograd. Use fl.grad, or pass method='loop'.",
@@ -77,23 +82,33 @@ def explained(
             "pure function of its arguments, or pass method='vmap'."
         )
     place = _place(error)
-    if text.startswith(("per_sample.", "nn.", "losses.")) or not place:
-        return _about_key(name, text)
+    if not place:  # not in the loss, but at its call
+        return _about_arguments(name, text)
+    meaning = _meaning(text, error, given)
+    if not meaning or text.startswith(("per_sample.", "nn.", "losses.", "random.")):
+        return None
+    kind = next(kind for kind in KINDS if isinstance(error, kind))
+    return kind(f"{name}: {place}: {meaning}")
+
+
+def _meaning(text: str, error: Exception, given: Options) -> str:
+    if text.startswith("per_sample: "):  # the tape does not know of which function
+        return text.removeprefix("per_sample: ")
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, text):
-            return RuntimeError(f"{name}: {place}: {meaning}")
-    if isinstance(error, TypeError):
-        return _about_key(name, text)
-    if re.search(_SHAPES, text) and not given.keep_batch_axis:
-        return type(error)(
-            f"{name}: {place}: {text.splitlines()[0].rstrip('.')}. The loss gets one "
-            "sample, without the axis of samples. Write it for one, or pass "
-            "keep_batch_axis=True if it is written for batches."
-        )
-    return None
+            return meaning
+    if isinstance(error, TypeError | torch.OutOfMemoryError) or given.keep_batch_axis:
+        return ""
+    if not re.search(_SHAPES, text):
+        return ""
+    return (
+        f"{text.splitlines()[0].rstrip('.')}. The loss gets one sample, without the "
+        "axis of samples. Write it for one, or pass keep_batch_axis=True if it is "
+        "written for batches."
+    )
 
 
-def _about_key(name: str, text: str) -> TypeError | None:
+def _about_arguments(name: str, text: str) -> TypeError | None:
     if "unexpected keyword argument 'key'" in text:
         return TypeError(
             f"{name}: expected a loss that takes key=, as keys= are given, got one "
@@ -103,6 +118,11 @@ def _about_key(name: str, text: str) -> TypeError | None:
         return TypeError(
             f"{name}: expected keys=, one for each sample, as the loss takes key, got "
             "none. Pass keys=fl.random.split(key, batch_size)."
+        )
+    if "positional argument" in text:
+        return TypeError(
+            f"{name}: expected what the loss takes after params, got another number of "
+            f"arguments: {text}. Pass each as a batch, or close over it."
         )
     return None
 
