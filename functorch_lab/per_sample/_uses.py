@@ -3,7 +3,8 @@
 
 Each kind answers the same questions, with a leading axis of samples `B`:
 `materialize() -> (B, *leaf)`, `squared_norm() -> (B,)`, `inner(tensor) -> (B,)` for a
-tensor of the leaf's shape, `weighted_sum(weights) -> leaf`, `masked(mask)`.
+tensor of the leaf's shape, `weighted_sum(weights) -> leaf`, `masked(mask)`. What they
+return is float32 or better.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
+from functorch_lab.per_sample import _blocks
 from functorch_lab.per_sample._frame import Frame, wide
 
 
@@ -50,17 +52,23 @@ class DensePair:
         return self.frame.place(self.matrices())
 
     def prefers_gram(self) -> bool:
-        """Whether products between positions are fewer than those of the matrices."""
-        positions = self.left.shape[2]
-        return 2 * positions**2 <= self.left.shape[3] * self.right.shape[3]
+        """Whether the products between positions cost less than the matrices.
+
+        Whichever is chosen needs no more memory than the pair itself has.
+        """
+        positions, rows, columns = *self.left.shape[2:], self.right.shape[3]
+        return positions * (rows + columns) <= rows * columns
 
     def squared_norm(self) -> Tensor:
-        left, right = wide(self.left), wide(self.right)
-        if left.shape[2] == 1:
+        groups, positions, rows = self.left.shape[1:]
+        columns = self.right.shape[3]
+        if positions == 1:
+            left, right = wide(self.left), wide(self.right)
             return (left.square().sum(3) * right.square().sum(3)).sum((1, 2))
         if self.prefers_gram():
-            return ((left @ left.mT) * (right @ right.mT)).sum((1, 2, 3))
-        return self.matrices().square().sum((1, 2, 3))
+            each = groups * positions * (2 * positions + rows + columns)
+            return _blocks.over_samples(_by_gram, each, self)
+        return _blocks.over_samples(_by_matrices, groups * rows * columns, self)
 
     def inner(self, tensor: Tensor) -> Tensor:
         left, right = wide(self.left), wide(self.right)
@@ -69,6 +77,7 @@ class DensePair:
     def weighted_sum(self, weights: Tensor | None) -> Tensor:
         left, right = wide(self.left), wide(self.right)
         if weights is not None:
+            weights = weights.to(left.dtype)
             if left.shape[3] < right.shape[3]:
                 left = left * per_axis(weights, left)
             else:
@@ -85,6 +94,27 @@ class DensePair:
     def masked(self, mask: Tensor) -> DensePair:
         left, right = chosen(mask, self.left), chosen(mask, self.right)
         return DensePair(left, right, self.frame)
+
+
+def _by_matrices(pair: DensePair) -> Tensor:
+    return pair.matrices().square().sum((1, 2, 3))
+
+
+def _by_gram(pair: DensePair) -> Tensor:
+    """The squared norm from the inner products between positions.
+
+    Of both sides the mean over the positions is kept apart: inputs that hardly change
+    from one position to the next, with deltas that add up to nearly nothing (or the
+    reverse), would leave only rounding.
+    """
+    left, right = wide(pair.left), wide(pair.right)
+    positions = left.shape[2]
+    left_mean, right_mean = left.mean(2, keepdim=True), right.mean(2, keepdim=True)
+    left, right = left - left_mean, right - right_mean
+    varying = ((left @ left.mT) * (right @ right.mT)).sum((1, 2, 3))
+    crossed = ((left @ left_mean.mT) * (right @ right_mean.mT)).sum((1, 2, 3))
+    constant = left_mean.square().sum(3) * right_mean.square().sum(3)
+    return varying + 2 * positions * crossed + positions**2 * constant.sum((1, 2))
 
 
 @tree.dataclass
@@ -110,10 +140,24 @@ class IndexPair:
         where = self.index.unsqueeze(-1).expand_as(values)
         return self.frame.place(table.scatter_add(1, where, values).unsqueeze(1))
 
-    def squared_norm(self) -> Tensor:
+    def distinct(self) -> IndexPair:
+        """The same with each row once, its values summed, and zeros in what is left."""
+        if self.index.shape[1] == 1:
+            return self
         values = wide(self.values)
-        same = self.index.unsqueeze(1) == self.index.unsqueeze(2)
-        return torch.where(same, values @ values.mT, 0.0).sum((1, 2))
+        order = self.index.argsort(1)
+        ranked = self.index.gather(1, order)
+        fresh = (ranked[:, 1:] != ranked[:, :-1]).long()
+        number = torch.cat([torch.zeros_like(order[:, :1]), fresh.cumsum(1)], 1)
+        zeros = torch.zeros_like(order)
+        place = zeros.scatter(1, order, number)
+        index = zeros.scatter(1, place, self.index)
+        where = place.unsqueeze(-1).expand_as(values)
+        summed = torch.zeros_like(values).scatter_add(1, where, values)
+        return IndexPair(index, summed, self.frame)
+
+    def squared_norm(self) -> Tensor:
+        return wide(self.distinct().values).square().sum((1, 2))
 
     def inner(self, tensor: Tensor) -> Tensor:
         rows = self.frame.take(wide(tensor))[0][self.index]
@@ -122,7 +166,7 @@ class IndexPair:
     def weighted_sum(self, weights: Tensor | None) -> Tensor:
         values = wide(self.values)
         if weights is not None:
-            values = values * per_axis(weights, values)
+            values = values * per_axis(weights.to(values.dtype), values)
         table = values.new_zeros(self.frame.dims()[1], values.shape[2])
         total = table.index_add(0, self.index.reshape(-1), values.flatten(0, 1))
         return self.frame.place(total.unsqueeze(0))
@@ -154,7 +198,9 @@ class Direct:
 
     def weighted_sum(self, weights: Tensor | None) -> Tensor:
         value = wide(self.value)
-        return value.sum(0) if weights is None else torch.tensordot(weights, value, 1)
+        if weights is None:
+            return value.sum(0)
+        return torch.tensordot(weights.to(value.dtype), value, 1)
 
     def masked(self, mask: Tensor) -> Direct:
         return Direct(chosen(mask, self.value))
@@ -174,16 +220,16 @@ class Unused:
 
     def materialize(self) -> Tensor:
         ones = [1 for _ in self.leaf]
-        return self.zero.reshape(-1, *ones).expand(-1, *self.leaf)
+        return wide(self.zero).reshape(-1, *ones).expand(-1, *self.leaf)
 
     def squared_norm(self) -> Tensor:
-        return self.zero
+        return wide(self.zero)
 
     def inner(self, tensor: Tensor) -> Tensor:
-        return self.zero
+        return wide(self.zero)
 
     def weighted_sum(self, weights: Tensor | None) -> Tensor:
-        return self.zero.new_zeros(self.leaf)
+        return wide(self.zero).new_zeros(self.leaf)
 
     def masked(self, mask: Tensor) -> Unused:
         return self
