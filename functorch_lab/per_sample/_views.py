@@ -61,7 +61,8 @@ def views(
         return []
     if any(isinstance(arg, Tensor | torch.dtype) for arg in (*args, *kwargs.values())):
         return []
-    return [refined(view, layout) for layout in _layouts(sizes, name, args, kwargs)]
+    found = _refined(tuple(view), sizes, name, args, kwargs)
+    return [None if fields is None else View(*fields) for fields in found]
 
 
 def is_basic(index: Any) -> bool:
@@ -80,23 +81,32 @@ def _constant(function: Callable[..., Any]) -> Any:
     return function
 
 
+# Plain tuples go in and come out: of the named ones Dynamo has no constants.
 @_constant
-def _layouts(sizes: tuple[int, ...], name: str, args: Any, kwargs: Any) -> list[Layout]:
+def _refined(
+    view: tuple[Any, ...], sizes: tuple[int, ...], name: str, args: Any, kwargs: Any
+) -> tuple[tuple[Any, ...] | None, ...]:
     with torch._C.DisableTorchFunction():
         found = getattr(torch.empty(sizes, device="meta"), name)
         if not isinstance(found, Tensor):
             found = found(*args, **kwargs)
     several = found if isinstance(found, tuple | list) else [found]
-    return [(tuple(x.shape), x.stride(), int(x.storage_offset())) for x in several]
+    views = [refined(View(*view), _layout(each)) for each in several]
+    return tuple([None if each is None else tuple(each) for each in views])
 
 
-@_constant
+def _layout(tensor: Tensor) -> Layout:
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+
+
 def refined(view: View, layout: Layout) -> View | None:
     """A view of a view, from how it would lie in memory were the first contiguous."""
     sizes, strides, offset = layout
     box = _Box(view)
     if 0 in sizes or not all(
-        box.cut(stride) for size, stride in zip(sizes, strides, strict=True) if size > 1
+        box.cut(stride)
+        for size, stride in zip(sizes, strides, strict=True)
+        if size > 1
     ):
         return None
     axes = box.chosen(sizes, strides, offset)
