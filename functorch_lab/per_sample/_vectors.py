@@ -30,3 +30,10 @@ def group_norm(
         args = args[:3]
     whole = input.clone(memory_format=torch.contiguous_format)
     return F.group_norm(whole, num_groups, *args, **kwargs)
+
+
+@rule_for("_weight_norm")
+def weight_norm(tape: Tape, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """Written out: torch's one operation is run sample after sample."""
+    axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]
+    return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))

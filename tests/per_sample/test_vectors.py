@@ -248,7 +248,7 @@ def filled(module: nn.Module) -> nn.Module:
 
 
 MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "LayerNorm": (lambda: nn.LayerNorm((5, 2)), (7, 5, 2)),
+    "LayerNorm": (lambda: nn.LayerNorm([5, 2]), (7, 5, 2)),
     "LayerNorm, no bias": (lambda: nn.LayerNorm(5, bias=False), (1, 7, 5)),
     "RMSNorm": (lambda: nn.RMSNorm(5), (1, 7, 5)),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (1, 4, 5)),
