@@ -20,6 +20,7 @@ from functorch_lab import random
 from functorch_lab.nn._batched import batch_levels
 from functorch_lab.nn._bridge_rules import RULES, check_generator
 from functorch_lab.nn._bridge_values import ASKS, refused_answer
+from functorch_lab.transforms._opened import opened
 
 
 class Draws(TorchFunctionMode):
@@ -104,10 +105,6 @@ def _written(name: str, args: Any, kwargs: Any) -> Any:
     return (kwargs["out"],) if "out" in kwargs else ()
 
 
-def _never(*tensors: Any) -> bool:
-    return False
-
-
 def _check_padding(mask: Tensor, sources: int, samples: int) -> None:
     if mask.shape != (samples, sources):
         raise ValueError(
@@ -117,25 +114,10 @@ def _check_padding(mask: Tensor, sources: int, samples: int) -> None:
         )
 
 
-def _opened(function: Any) -> Any:
-    """A function of torch.nn.functional that calls no mode for itself."""
-    # Without __name__ Dynamo takes these globals, not those of the module so named.
-    scope = {k: v for k, v in function.__globals__.items() if k != "__name__"}
-    asks = ("", "_unary", "_variadic")
-    scope |= {f"has_torch_function{suffix}": _never for suffix in asks}
-    scope["_check_key_padding_mask"] = _check_padding  # torch's does not compile
-    copy = FunctionType(
-        function.__code__,
-        scope,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    return copy
-
-
 _OPENED = {
-    "multi_head_attention_forward": _opened(F.multi_head_attention_forward),
-    "gumbel_softmax": _opened(F.gumbel_softmax),
+    "multi_head_attention_forward": opened(
+        F.multi_head_attention_forward,
+        _check_key_padding_mask=_check_padding,  # torch's does not compile
+    ),
+    "gumbel_softmax": opened(F.gumbel_softmax),
 }
