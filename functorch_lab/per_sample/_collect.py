@@ -15,6 +15,7 @@ from functorch_lab.per_sample import (  # noqa: F401  (the rules)
     _bags,
     _cells,
     _composite,
+    _convolution,
     _einsum,
     _linear,
     _lookup,
@@ -123,7 +124,10 @@ def find(
             nonlocal tape
             probes, stand_ins = variables[: len(outputs)], variables[len(outputs) :]
             if kind is None:
-                return *loss(stand_ins, sample, key), []
+                # Finds no parameter, but what vmap alone refuses or gets wrong is done
+                # by its rule.
+                with Tape((), (), (), ()):
+                    return *loss(stand_ins, sample, key), []
             tape = kind(stand_ins, *leaves, probes)
             with tape:
                 value, aux = loss(stand_ins, sample, key)
