@@ -90,6 +90,10 @@ def moments(part: Part, selected: Selected, *, each: bool) -> Moments:
     leaf_squares = [factor.squared_norm() for factor in part.factors]
     norms = torch.stack([square.to(kind) for square in leaf_squares]).sum(0).sqrt()
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
+
+    def spread(centred: Tensor) -> Tensor:  # of one sample none, not even by rounding
+        return torch.where(samples > 1, centred.clamp(min=0), 0.0)
+
     gradient, direction, squares, grown = [], [], [], []
     for leaf, factor, found in zip(
         selected.leaves, part.factors, leaf_squares, strict=True
@@ -100,10 +104,10 @@ def moments(part: Part, selected: Selected, *, each: bool) -> Moments:
         gradient.append(mean)
         direction.append(factor.weighted_sum(inverse.to(found.dtype)).to(wide) * share)
         centred = found.to(kind).sum() - samples * square_sum(mean)
-        squares.append(centred.clamp(min=0))
+        squares.append(spread(centred))
         if each:
             centred = _squares(factor).to(wide) - samples.to(wide) * mean.square()
-            grown.append(centred.clamp(min=0))
+            grown.append(spread(centred))
     loss, loss_squares = _centred(part.values.to(kind), keep)
     norm, norm_squares = _centred(norms, keep)
     return Moments(

@@ -99,16 +99,16 @@ def statistics(  # noqa: PLR0913  (what it computes, and the common options)
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 2.0], [2.0, 2.0], [2.0, 6.0]])
         >>> state = tool.update(tool.init(params), params, x[:1])
         >>> result = tool.compute(tool.update(state, params, x[1:]))
-        >>> float(result.mean_norm) ** 2  # of the mean (2, 3)
-        13.0...
-        >>> float(result.noise.noise)  # variances 2/3 and 12/3
-        4.6666...
-        >>> float(result.noise.signal)  # 13 - 4.6667 / 4
-        11.8333...
-        >>> float(result.noise.scale)
-        0.3943...
-        >>> float(result.diversity)  # (5 + 13 + 8 + 40) / (8**2 + 12**2)
-        0.3173...
+        >>> result.mean_norm  # of the mean (2, 3)
+        tensor(3.6056, dtype=torch.float64)
+        >>> result.noise.noise  # variances 2/3 and 12/3
+        tensor(4.6667, dtype=torch.float64)
+        >>> result.noise.signal  # 13 - 4.6667 / 4
+        tensor(11.8333, dtype=torch.float64)
+        >>> result.noise.scale
+        tensor(0.3944, dtype=torch.float64)
+        >>> result.diversity  # (5 + 13 + 8 + 40) / (8**2 + 12**2)
+        tensor(0.3173, dtype=torch.float64)
         >>> result.gsnr["w"]  # (4 - 0.6667 / 4) / 0.6667, (9 - 4 / 4) / 4
         tensor([5.7500, 2.0000])
 
