@@ -22,7 +22,7 @@ from torch._functorch.pyfunctorch import coerce_cinterpreter
 from torch.overrides import TorchFunctionMode
 
 from functorch_lab.per_sample._changes import CHANGES
-from functorch_lab.per_sample._dynamo import show_attributes
+from functorch_lab.per_sample._dynamo import show_all
 from functorch_lab.per_sample._follow import (
     FOLLOWED,
     Memory,
@@ -98,7 +98,7 @@ class Tape(TorchFunctionMode):
     ) -> None:
         super().__init__()
         if torch.compiler.is_dynamo_compiling():
-            show_attributes()
+            show_all()
         self.names = names
         self.level = _level()
         # By the tensors, not by their ids: Dynamo would guard on the id of whatever is
