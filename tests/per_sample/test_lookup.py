@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import functorch_lab as fl
-from functorch_lab.per_sample import DensePair, Direct, IndexPair, factors, norms
+from functorch_lab.per_sample import DensePair, Direct, IndexPair, factors, grads, norms
 
 BATCH, ROWS, COLUMNS, LENGTH = 3, 7, 5, 11
 
@@ -149,6 +149,18 @@ def test_other_indexing_is_exact(name: str) -> None:
     params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
     expected = oracle(loss, params, index)["table"]
     got = factors(loss)(params, index)["table"].materialize()
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", ["vmap", "loop"])
+def test_other_methods(method: Any) -> None:
+    def loss(params: Any, index: Tensor) -> Tensor:
+        words = F.embedding(index, params["table"], padding_idx=3)
+        return curved(words) + curved(F.embedding_bag(index[None], params["table"]))
+
+    params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
+    expected = oracle(loss, params, index)["table"]
+    got = grads(loss, method=method)(params, index)["table"]
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
