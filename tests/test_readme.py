@@ -2,6 +2,7 @@
 """The README's examples run as they stand, and its commands are the promised ones."""
 
 import pytest
+import torch
 
 from markdown_code import ROOT, Block, blocks, execute, new_session
 
@@ -37,8 +38,23 @@ def test_plain_example_computes_the_gradient_step_by_hand() -> None:
     assert namespace["params"]["b"].item() == pytest.approx(0.1 * 5)
 
 
-def test_there_are_two_examples() -> None:
-    assert len(EXAMPLES) == 2
+def test_per_sample_example_is_that_of_a_loop() -> None:
+    namespace = new_session(README)
+    printed = execute(README, EXAMPLES[2], namespace)
+    assert printed == "factored, Gram\n"
+    module, x, y = (namespace[name] for name in ("module", "x", "y"))
+    squares = []
+    for image, label in zip(x, y, strict=True):
+        loss = torch.nn.functional.cross_entropy(module(image), label)
+        grads = torch.autograd.grad(loss, list(module.parameters()))
+        squares.append(sum(grad.square().sum() for grad in grads))
+    norms = torch.stack(squares).sqrt()
+    torch.testing.assert_close(namespace["norms"], norms)
+    assert namespace["similar"].shape == (4, 4)
+
+
+def test_there_are_three_examples() -> None:
+    assert len(EXAMPLES) == 3
 
 
 def test_commands_are_the_two_promised_ones() -> None:
