@@ -12,7 +12,7 @@ from torch import Tensor
 from functorch_lab.per_sample._tape import Tape, rule_for
 
 
-@rule_for("scaled_dot_product_attention")
+@rule_for("scaled_dot_product_attention", inside=True)
 def attention(
     tape: Tape,
     query: Tensor,

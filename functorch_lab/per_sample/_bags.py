@@ -17,7 +17,7 @@ from functorch_lab.per_sample._lookup import no_renorm
 from functorch_lab.per_sample._tape import Tape, rule_for
 
 
-@rule_for("embedding_bag")
+@rule_for("embedding_bag", inside=True)
 def embedding_bag(tape: Tape, *args: Any, **kwargs: Any) -> Tensor:
     return seen(tape, _bags, *args, **kwargs)
 

@@ -134,5 +134,5 @@ for _name, _step in {
     "rnn_tanh": _tanh,
     "rnn_relu": _relu,
 }.items():
-    rule_for(f"{_name}_cell")(_rule(_cell(_step)))
-    rule_for(_name)(_rule(_layers(_step)))
+    rule_for(f"{_name}_cell", inside=True)(_rule(_cell(_step)))
+    rule_for(_name, inside=True)(_rule(_layers(_step)))

@@ -38,6 +38,6 @@ _attend = opened(
 )
 
 
-@rule_for("multi_head_attention_forward")
+@rule_for("multi_head_attention_forward", inside=True)
 def multi_head_attention(tape: Tape, *args: Any, **kwargs: Any) -> Any:
     return seen(tape, _attend, *args, **kwargs)

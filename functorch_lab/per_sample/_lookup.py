@@ -34,7 +34,7 @@ def rows(shape: tuple[int, ...], axis: int, frame: Frame) -> Build:
     return build
 
 
-@rule_for("embedding")
+@rule_for("embedding", inside=True)
 def embedding(
     tape: Tape,
     input: Tensor,  # noqa: A002 - torch's name
@@ -65,7 +65,7 @@ def embedding(
 
 
 def _rows(tape: Tape, index: Tensor, weight: Tensor) -> Tensor:
-    table = tape.find(weight)
+    table = None if tape.is_inside() else tape.find(weight)
     if table is None:
         return F.embedding(index, weight)
     build = rows(tuple(weight.shape), 0, table.view.frame((), (0,), (1,)))

@@ -40,13 +40,21 @@ Build = Callable[..., Use]
 Rule = Callable[..., Any]
 
 RULES: dict[str, Rule] = {}
+INSIDE: set[str] = set()
 
 
-def rule_for(*names: str) -> Callable[[Rule], Rule]:
-    """Registers the rule of the torch functions and methods of these names."""
+def rule_for(*names: str, inside: bool = False) -> Callable[[Rule], Rule]:
+    """Registers the rule of the torch functions and methods of these names.
+
+    Args:
+        names: of the functions, which may have one name in several places.
+        inside: whether it is for derivatives and vmap within the loss as well: what
+            vmap alone refuses or gets wrong. There a rule must look up no parameter.
+    """
 
     def register(rule: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, rule))
+        INSIDE.update(names if inside else ())
         return rule
 
     return register
@@ -167,7 +175,11 @@ class Tape(TorchFunctionMode):
         rule = RULES.get(name)
         # Within a derivative or vmap that the loss takes itself, an output does not
         # tell all that a parameter does, and an input is of no use outside.
-        if rule is not None and "out" not in kwargs and not self.is_inside():
+        if (
+            rule is not None
+            and "out" not in kwargs
+            and (name in INSIDE or not self.is_inside())
+        ):
             result = rule(self, *args, **kwargs)
             if result is not None:
                 return result

@@ -16,7 +16,7 @@ from torch import Tensor
 from functorch_lab.per_sample._tape import Tape, rule_for
 
 
-@rule_for("group_norm")
+@rule_for("group_norm", inside=True)
 def group_norm(
     tape: Tape,
     input: Tensor,  # noqa: A002 - torch's name
@@ -32,7 +32,7 @@ def group_norm(
     return F.group_norm(whole, num_groups, *args, **kwargs)
 
 
-@rule_for("_weight_norm")
+@rule_for("_weight_norm", inside=True)
 def weight_norm(tape: Tape, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     """Written out: torch's one operation is run sample after sample."""
     axes = [axis for axis in range(v.ndim) if dim == -1 or axis != dim % v.ndim]

@@ -164,6 +164,23 @@ def test_other_methods(method: Any) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
+def test_within_a_vmap_of_the_loss() -> None:
+    def word(table: Tensor, i: Tensor) -> Tensor:
+        one = F.embedding(i, table, padding_idx=3)
+        return one * F.embedding_bag(torch.stack([i, i // 2])[None], table)[0]
+
+    def loss(params: Any, index: Tensor) -> Tensor:
+        return curved(torch.vmap(word, (None, 0))(params["table"], index))
+
+    def looped(params: Any, index: Tensor) -> Tensor:
+        return curved(torch.stack([word(params["table"], i) for i in index]))
+
+    params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
+    got = grads(loss)(params, index)["table"]
+    expected = oracle(looped, params, index)["table"]
+    torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
+
+
 def test_a_table_that_is_the_head_too() -> None:
     def loss(params: Any, index: Tensor) -> Tensor:
         x = F.embedding(index, params["table"], padding_idx=3)
