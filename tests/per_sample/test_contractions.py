@@ -57,12 +57,12 @@ def norms(grads: Named) -> Tensor:
 
 def clipped(grads: Named, values: Tensor, weights: Tensor) -> Named:
     lengths = norms(grads)
-    scales = (0.8 / lengths).clamp(max=1)
+    scales = (8.0 / lengths).clamp(max=1)
     return {
         **weighted(grads, scales),
         "each value": values,
         "each norm": lengths,
-        "fraction": (lengths > 0.8).double().mean(),
+        "fraction": (lengths > 8.0).double().mean(),
         "non-finite": torch.tensor(0),
     }
 
@@ -134,7 +134,7 @@ ROWS = {
         lambda grads, values, weights: weighted(grads, weights),
     ),
     "clipped_sum": Row(
-        lambda loss, **options: per_sample.clipped_sum(loss, max_norm=0.8, **options),
+        lambda loss, **options: per_sample.clipped_sum(loss, max_norm=8.0, **options),
         lambda got: {
             **by_path(got.sum),
             "each value": got.values,
