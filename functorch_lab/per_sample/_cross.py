@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from functorch_lab.per_sample import _blocks
+from functorch_lab.per_sample._convolution_pair import ConvPair
 from functorch_lab.per_sample._factor import Factor
 from functorch_lab.per_sample._frame import wide
-from functorch_lab.per_sample._overlap import Framed, plain, shared
+from functorch_lab.per_sample._overlap import Factored, Framed, patch_numbers, shared
 from functorch_lab.per_sample._uses import DensePair, Direct, IndexPair, Unused, Use
 
 
@@ -44,9 +45,6 @@ def between(a: list[Factor], b: list[Factor]) -> Tensor:
 
 def cross(a: Use, b: Use) -> Tensor:
     """`<gradient i of a, gradient j of b>`, `(B1, B2)`."""
-    same = a is b
-    a = plain(a)
-    b = a if same else plain(b)
     if isinstance(a, Unused):
         return a.zero.unsqueeze(1).expand(-1, _blocks.count(b))
     if isinstance(b, Unused):
@@ -54,47 +52,61 @@ def cross(a: Use, b: Use) -> Tensor:
     return _cross(a, b)
 
 
-def _cross(a: Framed | Direct, b: Framed | Direct) -> Tensor:
+def _cross(a: Factored | Direct, b: Factored | Direct) -> Tensor:
     if isinstance(a, Direct):
         return _flat(a) @ _flat(b).mT if isinstance(b, Direct) else _cross(b, a).mT
     if isinstance(b, Direct):
         return _by_matrices(a, a.frame.take(wide(b.value)))
-    if a is b:
+    if a.frame == b.frame:
         return _framed(a, b)
-    met = shared(a, b)
+    met = None
+    if isinstance(a, Framed) and isinstance(b, Framed):
+        met = shared(a, b)
     if met is None:
-        spans = _blocks.spans(_blocks.count(b), math.prod(b.frame.leaf))
-        parts = [
-            _cross(a, Direct(_blocks.samples(b, *span).materialize())) for span in spans
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return _one_by_one(a, b)
     if met.is_empty():
-        like = a.left if isinstance(a, DensePair) else a.values
+        like = met.a.left if isinstance(met.a, DensePair) else met.a.values
         return wide(like).new_zeros(like.shape[0], _blocks.count(b))
     return _framed(met.a, met.b)
+
+
+def _one_by_one(a: Factored, b: Factored) -> Tensor:
+    """With the gradients of as many samples of `b` at a time as a buffer holds."""
+    spans = _blocks.spans(_blocks.count(b), math.prod(b.frame.leaf))
+    parts = [
+        _cross(a, Direct(_blocks.samples(b, *span).materialize())) for span in spans
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _flat(use: Direct) -> Tensor:
     return wide(use.value).reshape(use.value.shape[0], -1)
 
 
-def _framed(a: Framed, b: Framed) -> Tensor:
+def _framed(a: Factored, b: Factored) -> Tensor:
     """Of two uses of the same matrices."""
-    if _positions_cost(a, b) <= _matrices_cost(a, b):
-        return _by_positions(a, b)
-    return _by_matrices(a, b)
+    if _positions_cost(a, b) > _matrices_cost(a, b):
+        return _by_matrices(a, b)
+    first = a.dense() if isinstance(a, ConvPair) else a
+    if a is b:
+        return _by_positions(first, first)
+    return _by_positions(first, b.dense() if isinstance(b, ConvPair) else b)
 
 
-def _sizes(use: Framed) -> tuple[int, int, int]:
+def _sizes(use: Factored) -> tuple[int, int, int]:
     """Samples, positions, and multiplications that form one sample's matrices."""
     if isinstance(use, IndexPair):
         samples, positions = use.index.shape
         return samples, positions, 0
-    samples, groups, positions, rows = use.left.shape
-    return samples, positions, groups * positions * rows * use.right.shape[3]
+    if isinstance(use, ConvPair):
+        samples, positions = _blocks.count(use), math.prod(use.response.shape[3:])
+        positions *= use.response.shape[1]
+    else:
+        samples, _, positions, _ = use.left.shape
+    return samples, positions, positions * math.prod(use.frame.dims())
 
 
-def _positions_cost(a: Framed, b: Framed) -> int:
+def _positions_cost(a: Factored, b: Factored) -> int:
     groups, rows, columns = a.frame.dims()
     if isinstance(a, IndexPair) or isinstance(b, IndexPair):
         rows = 1  # is looked up
@@ -103,7 +115,7 @@ def _positions_cost(a: Framed, b: Framed) -> int:
     return pairs * groups * (rows + columns)
 
 
-def _matrices_cost(a: Framed, b: Framed) -> int:
+def _matrices_cost(a: Factored, b: Factored) -> int:
     first, second = _sizes(a), _sizes(b)
     forming = first[0] * first[2] + (0 if a is b else second[0] * second[2])
     return forming + first[0] * second[0] * math.prod(a.frame.dims())
@@ -144,7 +156,7 @@ def _stacked(factor: Tensor) -> Tensor:
     return wide(factor).transpose(0, 1).flatten(1, 2)
 
 
-def _by_matrices(a: Framed, b: Framed | Tensor) -> Tensor:
+def _by_matrices(a: Factored, b: Factored | Tensor) -> Tensor:
     """Forms both a block at a time; a tensor is `(samples, groups, rows, columns)`."""
     groups, rows, columns = a.frame.dims()
     if isinstance(a, DensePair) and isinstance(b, DensePair) and columns > rows:
@@ -165,7 +177,7 @@ def _by_matrices(a: Framed, b: Framed | Tensor) -> Tensor:
 
 
 def _block(
-    use: Framed | Tensor, group: tuple[int, int], row: tuple[int, int]
+    use: Factored | Tensor, group: tuple[int, int], row: tuple[int, int]
 ) -> Tensor:
     """Some rows of some groups of each sample's matrices, flat."""
     groups, rows = slice(*group), slice(*row)
@@ -174,6 +186,10 @@ def _block(
     if isinstance(use, DensePair):
         left, right = wide(use.left[:, groups, :, rows]), wide(use.right[:, groups])
         return (left.mT @ right).flatten(1)
+    if isinstance(use, ConvPair):
+        part = _channels(use, groups, rows)
+        each = patch_numbers(part)
+        return _blocks.over_samples(ConvPair.matrices, each, part).flatten(1)
     begin, end = row
     values = wide(use.values)
     inside = (use.index >= begin) & (use.index < end)
@@ -181,3 +197,13 @@ def _block(
     table = values.new_zeros(values.shape[0], end - begin + 1, values.shape[2])
     table = table.scatter_add(1, where.unsqueeze(-1).expand_as(values), values)
     return table[:, :-1].flatten(1)
+
+
+def _channels(use: ConvPair, groups: slice, rows: slice) -> ConvPair:
+    """Some rows of some groups; for its matrices alone, the frame is of all."""
+    all_groups = (use.geometry.groups, -1)
+    signal = use.signal.unflatten(2, all_groups)[:, :, groups]
+    response = use.response.unflatten(2, all_groups)[:, :, groups, rows]
+    geometry = use.geometry._replace(groups=signal.shape[2])
+    signal, response = signal.flatten(2, 3), response.flatten(2, 3)
+    return ConvPair(signal, response, geometry, use.frame)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from functorch_lab import random
 from functorch_lab.per_sample import _blocks
+from functorch_lab.per_sample._convolution_pair import ConvPair
 from functorch_lab.per_sample._factor import Factor
 from functorch_lab.per_sample._frame import Axes, Frame, wide
-from functorch_lab.per_sample._overlap import plain
+from functorch_lab.per_sample._overlap import patch_numbers
 from functorch_lab.per_sample._uses import DensePair, Direct, IndexPair, Unused, Use
 
 # `draw(key, shape)`: independent numbers of mean 0 and variance 1.
@@ -56,12 +57,15 @@ class Projection(NamedTuple):
 
     def _of_use(self, use: Use) -> Tensor:
         """`(B, k1, k2)`."""
-        use = plain(use)
         if isinstance(use, Unused):
             sizes = (self.rows.shape[0], self.columns.shape[0])
             return use.zero.reshape(-1, 1, 1).expand(-1, *sizes)
         if isinstance(use, Direct):
             return self._of_gradient(use)
+        if isinstance(use, ConvPair):
+            return _blocks.over_samples(
+                lambda part: self._of_use(part.dense()), patch_numbers(use), use
+            )
         placed = None if self.rows.shape[1] == 1 else self._placed(use.frame)
         if placed is None:
             each = math.prod(use.frame.leaf)

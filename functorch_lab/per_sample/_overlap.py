@@ -10,10 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from functorch_lab.per_sample._convolution_pair import ConvPair
 from functorch_lab.per_sample._frame import Axes, Frame
-from functorch_lab.per_sample._uses import DensePair, Direct, IndexPair, Unused, Use
+from functorch_lab.per_sample._uses import DensePair, IndexPair
 
 Framed = DensePair | IndexPair
+Factored = Framed | ConvPair
 
 
 class Shared(NamedTuple):
@@ -145,8 +147,7 @@ def _reframed(use: Framed, frame: Frame) -> Framed:
     return IndexPair(use.index, use.values, frame)
 
 
-def plain(use: Use) -> Framed | Direct | Unused:
-    """The use as one of the kinds that are multiplied with each other."""
-    if isinstance(use, Framed | Direct | Unused):
-        return use
-    return Direct(use.materialize())
+def patch_numbers(pair: ConvPair) -> int:
+    """How many numbers `pair.dense()` makes of one sample's signal."""
+    positions = pair.response.shape[1] * math.prod(pair.response.shape[3:])
+    return positions * pair.signal.shape[2] * math.prod(pair.geometry.kernel)

@@ -9,19 +9,27 @@ import torch
 from torch import Tensor
 
 from functorch_lab.per_sample import _blocks
+from functorch_lab.per_sample._convolution_pair import ConvPair
 from functorch_lab.per_sample._frame import wide
-from functorch_lab.per_sample._overlap import Framed, plain, shared
+from functorch_lab.per_sample._overlap import Factored, Framed, patch_numbers, shared
 from functorch_lab.per_sample._uses import DensePair, Direct, IndexPair, Unused, Use
 
 
 def inner(a: Use, b: Use) -> Tensor:
     """`<gradient of a, gradient of b>` of each sample, `(B,)`."""
-    a, b = plain(a), plain(b)
     if isinstance(a, Unused):
         return a.zero
     if isinstance(b, Unused):
         return b.zero
+    if isinstance(a, ConvPair) or isinstance(b, ConvPair):
+        each = max(patch_numbers(use) for use in (a, b) if isinstance(use, ConvPair))
+        return _blocks.over_samples(_unfolded, each, a, b)
     return _inner(a, b)
+
+
+def _unfolded(a: Factored | Direct, b: Factored | Direct) -> Tensor:
+    a = a.dense() if isinstance(a, ConvPair) else a
+    return _inner(a, b.dense() if isinstance(b, ConvPair) else b)
 
 
 def _inner(a: Framed | Direct, b: Framed | Direct) -> Tensor:
