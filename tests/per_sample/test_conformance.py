@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each row of the conformance suite against one backward pass for each sample."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -23,22 +24,24 @@ EXACT = [
     for dtype in row.dtypes
 ]
 REFUSED = [row for row in ROWS if row.refused is not None]
-# One of each kind of use, and the models that have many.
+# One of each kind of use.
 TRACED = [
     "linear: 3-d input, bare",
     "conv2d: groups 2",
     "conv_transpose1d: stride 2, padding 1, output_padding 1",
     "embedding: padding_idx",
-    "embedding_bag: mean",
     "group_norm: 2 groups",
     "bias and scale: scale * x + bias",
     "functional: one leaf used otherwise, the others not",
-    "reuse: tied embedding and head, module",
     "views: fused q, k, v, matrix sliced",
     "parametrizations: weight_norm",
-    "recurrent: GRUCell in a loop",
-    "transformers: by hand, causal",
 ]
+# A small matrix is not reported as a fallback, but these have factors of any size. The
+# rule of convolutions forms gradients that are smaller than what it would keep.
+ALWAYS = {
+    *("linear", "bilinear", "matmul", "mm", "mv", "bmm", "addmm", "einsum"),
+    *("embedding", "embedding_bag"),
+}
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}:UserWarning")
@@ -86,6 +89,33 @@ def test_norms_and_gradients(row: Row, dtype: torch.dtype) -> None:
     grads = call(fl.per_sample.grads, case)
     assert fl.tree.structure(grads) == fl.tree.structure(case.params)
     assert_right(row, dtype, grads, call(fl.per_sample.norms, case))
+
+
+@pytest.mark.parametrize(("row", "dtype"), EXACT)
+def test_gram(row: Row, dtype: torch.dtype) -> None:
+    products = call(fl.per_sample.gram, row.make(dtype))
+    lengths = norms(expected(row))
+    difference = products.to(lengths.dtype) - gram(expected(row))
+    relative = difference / (lengths[:, None] * lengths)
+    limit = row.tolerance or TOLERANCE[dtype]
+    assert_close(relative, torch.zeros_like(relative), rtol=0.0, atol=limit)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if row.refused is None], ids=lambda row: row.id
+)
+def test_no_gradient_is_formed_where_a_rule_applies(row: Row) -> None:
+    table = call(fl.per_sample.explain, row.make(row.dtypes[-1]))
+    routes = {}
+    for found in table.rows:
+        operations = {operation for operation, _, _ in found.places}
+        matrix = len(found.shape) > 1 and not re.search(r"b(ias)?'\]$", found.path)
+        if matrix and operations & ALWAYS:
+            routes[found.path] = found.route
+    fallbacks = [found for found in table.rows if found.route.startswith("fallback")]
+    if row.factored:
+        assert all(route.startswith("factored") for route in routes.values()), routes
+    assert bool(fallbacks) != row.factored, fallbacks
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.id)

@@ -38,8 +38,8 @@ class Case:
 class Row:
     """A named case in any dtype, and what is expected of it.
 
-    `factored` says that no leaf may need one gradient per sample of its own size;
-    `refused` is the message, as a pattern, of a case that is refused.
+    `factored` says that each leaf is used in operations with a rule alone; `refused` is
+    the message, as a pattern, of a case that is refused.
     """
 
     group: str
@@ -126,6 +126,7 @@ def of_module(
 
     def make(dtype: torch.dtype) -> Case:
         with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # vectors of spectral_norm
             module = filled(build(), dtype).eval()
         layer, params, state = fl.nn.from_module(module)
 

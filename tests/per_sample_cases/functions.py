@@ -97,8 +97,9 @@ def _matmul() -> Iterator[Row]:
         group,
         "tensordot",
         lambda p, x: torch.tensordot(x, p["w"], 1),
-        weight,
-        (3, 7, 5),
+        {"w": (5, 7)},
+        (3, 2, 5),
+        factored=False,
     )
     yield of_function(
         group,
@@ -183,7 +184,6 @@ def _functional() -> Iterator[Row]:
         lambda p, ids: p["e"][ids],
         {"e": (11, 5)},
         ids(4, 3, 7),
-        factored=False,
     )
     yield of_function(
         group,

@@ -156,7 +156,19 @@ def _views() -> Iterator[Row]:
             group, f"fused q, k, v, {way}", lambda way=way: Fused(way), (3, 7, 4)
         )
     yield of_function(
-        group, "reshaped", lambda p, x: x @ p["w"].reshape(5, 4), {"w": (2, 10)}, (3, 5)
+        group,
+        "axes merged",
+        lambda p, x: x @ p["w"].flatten(1),
+        {"w": (5, 2, 2)},
+        (3, 5),
+    )
+    yield of_function(
+        group,
+        "reshaped across axes",
+        lambda p, x: x @ p["w"].reshape(5, 4),
+        {"w": (2, 10)},
+        (3, 5),
+        factored=False,
     )
     yield of_function(
         group,
