@@ -59,6 +59,45 @@ def test_the_empty_and_default_fields():
     assert tree.paths(State(step=A)) == [".step"]
 
 
+@tree.dataclass
+class Measured:
+    """A constant between two children."""
+
+    value: torch.Tensor
+    unit: str = tree.static()
+    error: Any = ()
+
+
+def test_a_static_field_belongs_to_the_structure():
+    node: Any = Measured(A, "m", B)
+    assert tree.paths(node) == [".value", ".error"]
+    assert [str(path[0]) for path, _ in _pytree.tree_flatten_with_path(node)[0]] == [
+        ".value",
+        ".error",
+    ]
+    assert tree.structure(node) == tree.structure(Measured(B, "m", A))
+    assert tree.structure(node) != tree.structure(Measured(A, "s", B))
+    _, spec = _pytree.tree_flatten(node)
+    assert spec == _pytree.tree_structure(Measured(B, "m", A))
+    assert spec != _pytree.tree_structure(Measured(A, "s", B))
+    assert _pytree.tree_unflatten([B, A], spec).unit == "m"
+    assert node.replace(unit="s").unit == "s"
+
+
+def test_functions_of_trees_keep_static_fields():
+    node: Any = Measured(A, "m", B)
+    doubled = tree.map(lambda x: 2 * x, node)
+    assert doubled.unit == "m"
+    assert_close(doubled.value, 2 * A)
+    assert torch.func.grad(lambda n: n.value.sum() + n.error.sum())(node).unit == "m"
+    batch = tree.stack([node, doubled])
+    mapped = torch.func.vmap(lambda n: n.replace(value=n.value.sum(), unit="s"))(batch)
+    assert mapped.unit == "s"
+    assert_close(mapped.value, torch.tensor([5.0, 10.0]))
+    with pytest.raises(ValueError, match=r"tree\.map: "):
+        tree.map(torch.add, node, node.replace(unit="s"))
+
+
 def test_it_refuses_what_is_no_class_and_a_replace_of_its_own():
     with pytest.raises(TypeError, match=r"^tree\.dataclass: cls: .* got a int\."):
         tree.dataclass(3)  # type: ignore[arg-type]
