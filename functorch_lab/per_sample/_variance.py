@@ -146,7 +146,7 @@ def variance(
             leaves = selected.tree(selected.leaves)
             real = torch.ones_like(part.values) if part.mask is None else part.mask
             count = real.sum(dtype=wide(part.values).dtype)
-            pairs = [_spread(factor, count, part.mask) for factor in part.factors]
+            pairs = [spread(factor, count, part.mask) for factor in part.factors]
             mean = selected.tree([mean for mean, _ in pairs])
             return (), Spread(count, mean, selected.tree([s for _, s in pairs]))
 
@@ -166,9 +166,7 @@ def variance(
     return variance_fn
 
 
-def _spread(
-    factor: Factor, count: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def spread(factor: Factor, count: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The mean of a leaf's gradients, and the sum of their squared deviations."""
     some = count.clamp(min=1)
     kept = tree.leaves(factor)[-1]
