@@ -85,6 +85,7 @@ class Explanation:
         return lines
 
 
+@_checks.curried
 def explain(
     loss_fn: Callable[..., Any],
     *,

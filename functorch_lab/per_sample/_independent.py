@@ -16,7 +16,7 @@ from functorch_lab.transforms._engine import is_outermost, is_traced
 from functorch_lab.transforms._flat import kind_of, name_of
 
 # A change of so many roundings of the largest number of an output is no rounding.
-_ROUNDINGS = 1000
+_ROUNDINGS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,16 @@ class Independence:
         )
 
 
+@_checks.curried
 def check_independent(batch_fn: Callable[..., Any]) -> Callable[..., Independence]:
     """Finds out whether a function of a batch mixes its samples.
 
     Gradients per sample exist only where it does not. Batch norm in training, losses
     that contrast samples and the balancing of a mixture of experts do. Samples are
     changed and it is seen which others move: a half of the batch at a time, and one
-    after another where some do. Numbers are replaced by another sample's, those of
-    floating point moved besides; a function may mix in ways that this does not show.
+    after another where some do. Integers are replaced by another sample's, numbers of
+    floating point by others of their size. A function may mix in ways that this does
+    not show, as where it compares labels that are all the same.
 
     Args:
         batch_fn: `batch_fn(params, *batch)` returns a tree whose leaves have a leading
@@ -156,7 +158,8 @@ def _changed(leaf: Tensor, chosen: list[int]) -> Tensor:
     if not chosen:
         return leaf
     other = leaf.roll(-1, 0)
-    if leaf.is_floating_point():
+    if leaf.is_floating_point():  # its numbers at other places, scaled and shifted
+        other = other.reshape(len(other), -1).roll(1, 1).reshape(other.shape)
         other = 1.25 * other + 0.125
     changed = leaf.clone()
     changed[chosen] = other[chosen]

@@ -53,6 +53,7 @@ class Check:
         return "\n".join(lines)
 
 
+@_checks.curried
 def check(
     loss_fn: Callable[..., Any],
     *,
