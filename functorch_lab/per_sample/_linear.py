@@ -62,6 +62,20 @@ def bias_uses(
     return found.parameter, [(found.view.index, build)]
 
 
+def as_autocast(*tensors: Any) -> list[Any]:
+    """What autocast gives a multiplication; under vmap it overlooks those with a sum."""
+    kinds = [x.device.type for x in tensors if isinstance(x, Tensor)]
+    if not torch.is_autocast_enabled(kinds[0]):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(kinds[0])
+    return [
+        x.to(dtype)
+        if isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+        else x
+        for x in tensors
+    ]
+
+
 @rule_for("linear")
 def linear(
     tape: Tape,
@@ -81,7 +95,7 @@ def linear(
         )
 
         def compute(x: Tensor, w: Tensor) -> Tensor:
-            return F.linear(x, w, term)
+            return F.linear(*as_autocast(x, w, term))
 
         return product(tape, input, weight, labels, compute, builds=builds)
     kept: tuple[Tensor, ...] = ()
@@ -90,7 +104,8 @@ def linear(
         builds.insert(0, (matrix.view.index, _matrix_use(matrix, transposed=False)))
     if not builds:
         return None
-    return tape.probed(F.linear(input, weight, term), kept, builds)
+    output = F.linear(*as_autocast(input, weight, term))
+    return tape.probed(output, kept, builds)
 
 
 def _matrix_use(matrix: Tracked, *, transposed: bool) -> Build:
@@ -169,7 +184,10 @@ def _sum_rule(
         term, builds = bias_uses(tape, input, beta)
 
         def computed(left: Tensor, right: Tensor) -> Tensor:
-            return compute(term, left, right, beta=beta, alpha=alpha)
+            tensors = (term, left, right)
+            if compute is not torch.addmv:  # which autocast leaves alone
+                tensors = as_autocast(*tensors)
+            return compute(*tensors, beta=beta, alpha=alpha)
 
         return product(tape, left, right, labels, computed, alpha, builds)
 

@@ -104,9 +104,7 @@ def refined(view: View, layout: Layout) -> View | None:
     sizes, strides, offset = layout
     box = _Box(view)
     if 0 in sizes or not all(
-        box.cut(stride)
-        for size, stride in zip(sizes, strides, strict=True)
-        if size > 1
+        box.cut(stride) for size, stride in zip(sizes, strides, strict=True) if size > 1
     ):
         return None
     axes = box.chosen(sizes, strides, offset)

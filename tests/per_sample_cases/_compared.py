@@ -64,7 +64,7 @@ def compare(
     *batch: Tensor,
     jit: bool = False,
     tolerance: float = 1e-12,
-    **expected: str,
+    **expected: Any,
 ) -> None:
     """Factors, norms and the mean gradient are the loop's, by the routes expected.
 
