@@ -15,10 +15,8 @@ from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.per_sample._call import Part, Selected
-from functorch_lab.per_sample._factor import Factor
-from functorch_lab.per_sample._frame import wide
 from functorch_lab.per_sample._quantiles import BINS, histogram
-from functorch_lab.per_sample._uses import DensePair
+from functorch_lab.per_sample._variance import spread
 
 
 @tree.dataclass
@@ -91,8 +89,8 @@ def moments(part: Part, selected: Selected, *, each: bool) -> Moments:
     norms = torch.stack([square.to(kind) for square in leaf_squares]).sum(0).sqrt()
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
 
-    def spread(centred: Tensor) -> Tensor:  # of one sample none, not even by rounding
-        return torch.where(samples > 1, centred.clamp(min=0), 0.0)
+    def several(squares: Tensor) -> Tensor:  # one deviates by nothing, not by rounding
+        return torch.where(samples > 1, squares.clamp(min=0), 0.0)
 
     gradient, direction, squares, grown = [], [], [], []
     for leaf, factor, found in zip(
@@ -103,11 +101,13 @@ def moments(part: Part, selected: Selected, *, each: bool) -> Moments:
         mean = factor.weighted_sum().to(wide) * share
         gradient.append(mean)
         direction.append(factor.weighted_sum(inverse.to(found.dtype)).to(wide) * share)
-        centred = found.to(kind).sum() - samples * square_sum(mean)
-        squares.append(spread(centred))
         if each:
-            centred = _squares(factor).to(wide) - samples.to(wide) * mean.square()
-            grown.append(spread(centred))
+            _, deviations = spread(factor, samples.to(wide), mask)
+            grown.append(several(deviations.to(wide)))
+            squares.append(several(deviations.to(kind).sum()))
+        else:
+            centred = found.to(kind).sum() - samples * square_sum(mean)
+            squares.append(several(centred))
     loss, loss_squares = _centred(part.values.to(kind), keep)
     norm, norm_squares = _centred(norms, keep)
     return Moments(
@@ -127,16 +127,6 @@ def moments(part: Part, selected: Selected, *, each: bool) -> Moments:
 def _wide(leaf: Tensor) -> torch.dtype:
     """The dtype of sums for each parameter."""
     return torch.promote_types(leaf.dtype, torch.float32)
-
-
-def _squares(factor: Factor) -> Tensor:
-    """`sum_i gradient[i]**2`, of the leaf's shape."""
-    first, *others = factor.uses
-    if not others and isinstance(first, DensePair) and first.left.shape[2] == 1:
-        # The square of an outer product is the outer product of the squares.
-        left, right = wide(first.left).square(), wide(first.right).square()
-        return DensePair(left, right, first.frame).weighted_sum(None)
-    return factor.materialize().square().sum(0)
 
 
 def _centred(values: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

@@ -59,8 +59,9 @@ def statistics(  # noqa: PLR0913  (what it computes, and the common options)
 
     Sums that are one number are float64 (float32 on MPS, which has no float64, and
     where counts are exact up to 2**24), sums for each parameter float32, or float64 for
-    such params. Samples with a gradient that is not finite make what they enter NaN:
-    mask them.
+    such params. In float32, noise below about a millionth of the signal is lost in
+    rounding, unless `gsnr` is asked for, which sums squared deviations. Samples with a
+    gradient that is not finite make what they enter NaN: mask them.
 
     Args:
         loss_fn: `loss_fn(params, *sample)`, the loss of one sample, a scalar.

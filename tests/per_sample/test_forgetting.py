@@ -15,6 +15,7 @@ def test_forgetting_events_are_counted_as_by_hand():
         [0, 0, 1, 1, 0],
         [1, 0, 1, 1, 1],
         [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 0],  # wrong again is not forgotten again
     ]
     tool, order = forgetting(), torch.tensor([3, 0, 4, 2, 1])
     state = tool.init(6)
@@ -23,7 +24,7 @@ def test_forgetting_events_are_counted_as_by_hand():
             state = tool.update(state, part, row[part])
     found = tool.compute(state)
     assert found.events.tolist() == [2, 0, 0, 0, 1, 0]
-    assert found.presentations.tolist() == [4, 4, 4, 4, 4, 0]
+    assert found.presentations.tolist() == [5, 5, 5, 5, 5, 0]
     assert found.learnt.tolist() == [True, False, True, True, True, False]
     infinite, nan = float("inf"), float("nan")
     expected = torch.tensor([2.0, infinite, 0.0, 0.0, 1.0, nan])

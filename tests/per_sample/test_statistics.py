@@ -125,6 +125,17 @@ def test_gsnr_of_each_parameter_is_that_of_the_loop():
     assert result.gsnr["rows"] == ()
 
 
+def test_gsnr_keeps_its_digits_in_float32():
+    x = 1000 + draw(9, 50, 3)
+    tool = statistics(lambda w, x: (w @ x).sum(), gsnr=True, gsnr_floor=0.0)
+    x32 = x.float()
+    result = run(tool, torch.zeros(2, 3), x32)
+    x = x32.double()
+    expected = (x.mean(0).square() - x.var(0) / len(x)) / x.var(0)
+    close(result.gsnr, expected.float().expand(2, 3), rtol=1e-3)
+    close(result.noise.noise, 2 * x.var(0).sum(), rtol=1e-3)
+
+
 def test_gsnr_takes_no_variance_below_the_floor():
     # Gradients are x: constant, nearly constant, and varying.
     x = torch.tensor([[2.0, 3.0, 0.0], [2.0, 3.001, 4.0]], dtype=torch.float64)
