@@ -248,6 +248,12 @@ HEADS: dict[str, Any] = {
     "biases of each sample": lambda a, q, k, v: a(
         q, k, v, BIASES * v.sum((2, 3))[:, :, None, None]
     ),
+    "biases of each pair": lambda a, q, k, v: a(
+        torch.cat([q, q.cos()]),
+        torch.cat([k, k.sin()]),
+        torch.cat([v, v]),
+        BIASES * torch.tensor([0.5, 1.5]).view(2, 1, 1, 1),
+    ),
     "shared heads": lambda a, q, k, v: a(q, k[:, :1], v[:, :1], enable_gqa=True),
     "broadcast": lambda a, q, k, v: a(q, k[:, :1], v[:, :1]),
     "three axes": lambda a, q, k, v: a(q[0], k[0], v[0]),

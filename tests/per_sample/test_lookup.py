@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import functorch_lab as fl
-from functorch_lab.per_sample import DensePair, Direct, IndexPair, factors, grads, norms
+from functorch_lab.per_sample import (
+    DensePair,
+    Direct,
+    IndexPair,
+    factors,
+    grads,
+    norms,
+    value_and_grad,
+)
 
 BATCH, ROWS, COLUMNS, LENGTH = 3, 7, 5, 11
 
@@ -56,8 +64,11 @@ def check(
             factor.materialize(), expected[name], rtol=1e-11, atol=1e-11
         )
         square += expected[name].flatten(1).square().sum(1)
-    got = norms(loss_fn)(params, *batch)
+    (values, got), _ = value_and_grad(loss_fn)(params, *batch)
     torch.testing.assert_close(got, square.sqrt(), rtol=1e-11, atol=0.0)
+    samples = zip(*batch, strict=True)
+    losses = torch.stack([loss_fn(params, *sample) for sample in samples])
+    torch.testing.assert_close(values, losses, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +102,7 @@ def test_embedding(options: dict[str, Any], dtype: torch.dtype) -> None:
 LOOKUPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "keywords": lambda w, i: F.embedding(weight=w, input=i, padding_idx=1),
     "torch.embedding": torch.embedding,
+    "torch.embedding, no padding": lambda w, i: torch.embedding(w, i, -1),
     "torch.embedding, options": lambda w, i: torch.embedding(w, i, 2, True, False),
     "two axes of index": lambda w, i: F.embedding(i[:10].reshape(2, 5), w),
     "one integer": lambda w, i: F.embedding(i[3], w),
