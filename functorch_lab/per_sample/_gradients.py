@@ -93,9 +93,9 @@ def grads(
         wrt: which leaves of params are differentiated: a glob over dotted paths, as
             `tree.select` takes it, a predicate `wrt(path, leaf)`, or None for all
             that are floating point.
-        method: "auto" and "factored" keep factors where the operation is known;
-            "vmap" and "loop" take all samples at once and one after another. All give
-            the same numbers.
+        method: "auto" and "factored" keep factors where an operation is known, and
+            "factored" raises where one is not; "vmap" and "loop" form every gradient,
+            at once and one after another. All give the same numbers.
         chunk_size: how many samples are computed at once; all, if None. It need not
             divide the batch.
         has_aux: `loss_fn` returns `(loss, aux)`.
