@@ -159,12 +159,8 @@ def _rows(found: Found, selected: Selected) -> list[Row]:
 
 
 def _row(found: Found, selected: Selected, leaf: int, use: Use) -> Row:
-    places = [
-        place
-        for number, part in found.uses[leaf]
-        if _alike(part, use) and not isinstance(part, Unused)
-        for place in places_of(found, leaf, number)
-    ]
+    numbers = [number for number, part in found.uses[leaf] if _alike(part, use)]
+    places = [] if isinstance(use, Unused) else places_of(found, leaf, numbers)
     found_costs = costs(use)
     route = found_costs.route
     problems = [place.problem for place in places if place.problem]

@@ -19,6 +19,7 @@ from torch.utils import _pytree
 from functorch_lab.per_sample._collect import Found
 from functorch_lab.per_sample._tape import RULES, Tape
 from functorch_lab.per_sample._uses import Direct
+from functorch_lab.per_sample._views import CASTS
 from functorch_lab.transforms._abstract import is_library
 from functorch_lab.transforms._flat import name_of
 
@@ -60,6 +61,13 @@ class Watch(Tape):
         self.recognised: dict[int, Place] = {}
         self.others: list[list[Place]] = [[] for _ in parameters]
         self._made: dict[int, Tensor] = {}  # from parameters alone
+
+    def is_unknown(self, number: int | None) -> bool:
+        """Whether a use is that of operations without a rule.
+
+        They get the stand-in, or one for the parameter in another dtype.
+        """
+        return number is None or self.recognised[number].operation in CASTS
 
     def __torch_function__(
         self,
@@ -114,14 +122,15 @@ class Watch(Tape):
         return f"{name} has no rule"
 
 
-def places_of(found: Found, leaf: int, number: int | None) -> list[Place]:
-    """Where the loss has a use that `find` gave."""
-    watch = found.tape
-    assert isinstance(watch, Watch)
-    if number is not None:
-        return [watch.recognised[number]]
-    unknown = Place("an operation that torch does not show", "an unknown line")
-    return watch.others[leaf] or [unknown]
+def places_of(found: Found, leaf: int, numbers: list[int | None]) -> list[Place]:
+    """Where the loss has the uses of a leaf that `find` gave with these numbers."""
+    watch = _watch_of(found)
+    known = [n for n in numbers if n is not None and not watch.is_unknown(n)]
+    places = [watch.recognised[n] for n in known]
+    if any(watch.is_unknown(n) for n in numbers):
+        unknown = Place("an operation that torch does not show", "an unknown line")
+        places += watch.others[leaf] or [unknown]
+    return places
 
 
 def require_factored(where: str, loss_fn: Callable[..., Any], found: Found) -> None:
@@ -130,10 +139,9 @@ def require_factored(where: str, loss_fn: Callable[..., Any], found: Found) -> N
     Raises:
         ValueError: a leaf falls back to a gradient for each sample.
     """
-    watch = found.tape
-    assert isinstance(watch, Watch)
+    watch = _watch_of(found)
     for leaf, uses in enumerate(found.uses):
-        fell = any(n is None and isinstance(use, Direct) for n, use in uses)
+        fell = any(watch.is_unknown(n) and isinstance(use, Direct) for n, use in uses)
         for place in watch.others[leaf] if fell else []:
             if place.problem:
                 raise ValueError(
@@ -142,6 +150,11 @@ def require_factored(where: str, loss_fn: Callable[..., Any], found: Found) -> N
                     f"params{watch.names[leaf]}: {place.problem}. "
                     f"{REMEDY} Or pass method='auto', which forms its gradients."
                 )
+
+
+def _watch_of(found: Found) -> Watch:
+    assert isinstance(found.tape, Watch)
+    return found.tape
 
 
 def _line() -> str:

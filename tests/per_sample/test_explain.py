@@ -207,3 +207,21 @@ def test_not_within_transforms(name: str, monkeypatch) -> None:
             RuntimeError, match=f"per_sample.{name}: .* Call it outside"
         ):
             transform(function)(WIDE, X)  # pyright: ignore[reportCallIssue]
+
+
+def test_a_cast_parameter_of_unknown_use_is_a_fallback() -> None:
+    def loss_fn(params: Any, x: Tensor) -> Tensor:
+        wide = params["w"].double()
+        known = F.linear(x.double(), wide).square().sum()
+        return known + F.linear(x.double(), wide.exp()).sum()
+
+    table = per_sample.explain(loss_fn)(WIDE, X)
+    places = {row.route: row.places for row in table.rows}
+    assert places == {
+        "factored, Gram": (("linear", line_of(loss_fn, "known ="), 1),),
+        "fallback: exp makes another tensor of it": (
+            ("exp", line_of(loss_fn, "return known"), 1),
+        ),
+    }
+    with pytest.raises(ValueError, match=r"params\['w'\]: exp makes another tensor"):
+        per_sample.norms(loss_fn, method="factored")(WIDE, X)
