@@ -64,6 +64,23 @@ class ConvPair:
         geometry: where the convolution looks.
         frame: where the matrices `(groups, rows, columns * pixels of a patch)` lie in
             the parameter.
+
+    Example:
+        >>> import torch
+        >>> from functorch_lab import per_sample
+        >>> loss_fn = lambda w, x: torch.nn.functional.conv1d(x, w).sum()
+        >>> w, x = torch.ones(3, 2, 2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+        >>> (use,) = per_sample.factors(loss_fn)(w, x).uses
+        >>> use.signal.shape, use.response.shape
+        (torch.Size([1, 1, 2, 2]), torch.Size([1, 1, 3, 1]))
+        >>> use.squared_norm()
+        tensor([90.])
+
+    Source: gradients as a convolution with a group for each sample, Rochette, Manoel,
+    Tramel, "Efficient Per-Example Gradient Computations in Convolutional Neural
+    Networks", 2019, arXiv:1912.06015; products between patches, or gradients if those
+    are cheaper, Bu, Mao, Xu, "Scalable and Efficient Training of Large Convolutional
+    Neural Networks with Differential Privacy", 2022, arXiv:2205.10683.
     """
 
     signal: Tensor
@@ -114,7 +131,6 @@ class ConvPair:
             _ONEDNN
             and self.response.device.type == "cpu"
             and wide(self.response).dtype == torch.float32
-            and self.response.shape[1] == 1
             and math.prod(self.response.shape[3:]) >= _MANY
         )
 
@@ -202,14 +218,6 @@ class ConvPair:
         return ConvPair(signal, response, self.geometry, self.frame)
 
 
-def _from_gradients(pair: ConvPair) -> Tensor:
-    return pair.matrices().square().sum((1, 2, 3))
-
-
-def _from_patches(pair: ConvPair) -> Tensor:
-    return pair.dense().squared_norm()
-
-
 def _from_pixels(pair: ConvPair) -> Tensor:
     """From the products between pixels, with the mean of each channel kept apart.
 
@@ -237,7 +245,7 @@ def _from_pixels(pair: ConvPair) -> Tensor:
 
 
 _WAYS: dict[Route, Callable[[ConvPair], Tensor]] = {
-    "gradients": _from_gradients,
-    "patches": _from_patches,
+    "gradients": lambda pair: pair.matrices().square().sum((1, 2, 3)),
+    "patches": lambda pair: pair.dense().squared_norm(),
     "pixels": _from_pixels,
 }

@@ -215,18 +215,18 @@ def test_the_cheapest_route(
 def test_a_signal_that_hardly_varies_keeps_its_digits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    case = Case("conv2d", (6, 2, 3, 2), (3, 4, 5, 4), {"groups": 2, "padding": 1})
+    case = Case("conv2d", (6, 2, 3, 2), (3, 4, 5, 4), {"groups": 2})
     params, x = case.inputs(torch.float32)
     monkeypatch.setattr(ConvPair, "route", lambda self: "pixels")
     (pair,) = fl.per_sample.factors(case.loss)(params, x)["weight"].uses
     response = pair.response - pair.response.mean((1, 3, 4), keepdim=True)
     pair = pair.replace(signal=50.0 + pair.signal, response=response)
     wanted = [
-        conv2d_weight(x, (6, 2, 3, 2), d, padding=1, groups=2)
+        conv2d_weight(x, (6, 2, 3, 2), d, groups=2)
         for x, d in zip(pair.signal.double(), pair.response.double(), strict=True)
     ]
     square = torch.stack(wanted).flatten(1).square().sum(1)
-    assert_right(pair.squared_norm().double(), square, 1e-6)
+    assert_right(pair.squared_norm().double(), square, 1e-5)
 
 
 def draws(*shapes: tuple[int, ...]) -> list[Tensor]:
