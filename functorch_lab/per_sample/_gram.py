@@ -78,9 +78,9 @@ def gram(
         tensor([[3.],
                 [0.]])
 
-    Source: for layers with one position, Dangel, Kunstner, Hennig, "BackPACK: Packing
-    more into Backprop", 2020, section 2.3, arXiv:1912.10985; products between
-    positions as in Li, Tramer, Liang, Hashimoto, "Large Language Models Can Be Strong
+    Source: for layers with one position, Goodfellow, "Efficient Per-Example Gradient
+    Computations", 2015, section 5, arXiv:1510.01799; products between positions as in
+    Li, Tramer, Liang, Hashimoto, "Large Language Models Can Be Strong
     Differentially Private Learners", 2022, section 4, arXiv:2110.05679, with the
     positions of two samples.
     """
@@ -129,7 +129,8 @@ def cosine_similarity(
                 [0.0000, 0.0000, 0.0000]])
 
     Source: Fort, Nowak, Jastrzebski, Narayanan, "Stiffness: A New Perspective on
-    Generalization in Neural Networks", 2019, equation 7, arXiv:1901.09491.
+    Generalization in Neural Networks", 2019, arXiv:1901.09491, where it is the cosine
+    stiffness.
     """
     options = Options(wrt, method, chunk_size, has_aux, keep_batch_axis)
     return _made("cosine_similarity", loss_fn, options, _cosines)

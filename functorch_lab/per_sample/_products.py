@@ -60,8 +60,8 @@ def inner_products(
         tensor([19., 15.])
 
     Source: Pruthi, Liu, Kale, Sundararajan, "Estimating Training Data Influence by
-    Tracing Gradient Descent", 2020, equation 1 and section 3.3, arXiv:2002.08484, where
-    they are the influence of samples on a loss.
+    Tracing Gradient Descent", 2020, arXiv:2002.08484, where such
+    products, added up along the training, are the influence of samples on a loss.
     """
     options = Options(wrt, method, chunk_size, has_aux, keep_batch_axis)
     _checks.options("inner_products", loss_fn, options)

@@ -83,10 +83,12 @@ def project(  # noqa: PLR0913  (the options of all, and three of its own)
         tensor([ 9., 25.])
 
     Source: Choe et al., "What is Your Data Worth to GPT? LLM-Scale Data Valuation with
-    Influence Functions", 2024, section 3.1 and equation 7, arXiv:2405.13954; random
-    projections of gradients, Park, Georgiev, Ilyas, Leclerc, Madry, "TRAK: Attributing
-    Model Behavior at Scale", 2023, section 3.2, arXiv:2303.14186; Johnson,
-    Lindenstrauss, "Extensions of Lipschitz mappings into a Hilbert space", 1984.
+    Influence Functions", 2024, arXiv:2405.13954, whose LoGra it is, with one random
+    matrix more for the leaves that are vectors; random projections of gradients, Park,
+    Georgiev, Ilyas, Leclerc, Madry, "TRAK: Attributing Model Behavior at Scale", 2023,
+    arXiv:2303.14186; Johnson, Lindenstrauss, "Extensions of Lipschitz mappings into a
+    Hilbert space", 1984. The variance follows from the fourth moments of normal
+    numbers, and a test measures it.
     """
     options = Options(wrt, method, chunk_size, has_aux, keep_batch_axis)
     _checks.options("project", loss_fn, options)
