@@ -126,6 +126,15 @@ def test_what_is_not_finite_counts_and_contributes_zero(clipping, chunk_size, me
     assert got.norms[4].item() == 0
 
 
+def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
+    w, x = draw(3, seed=1), draw(2, 3, seed=2)
+    function = per_sample.clipped_sum(lambda w, x, c: (w * x).sum() + c, max_norm=9.0)
+    got = function(w, x, torch.tensor([torch.inf, 0.5]).double())
+    assert_close(got.sum, x[1])
+    assert got.non_finite.item() == 1
+    assert_close(got.norms, x.norm(dim=1))
+
+
 def test_a_batch_without_finite_samples_gives_zero():
     function = per_sample.clipped_sum(divided, max_norm=0.8)
     params = {"w": draw(5, 3, seed=1), "b": draw(5, seed=2)}
