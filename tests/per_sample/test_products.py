@@ -44,6 +44,12 @@ def long(params, x):
     return F.linear(h, params["weight"]).square().sum()
 
 
+def convolution(params, x):
+    """One kernel in two geometries, in groups."""
+    h = torch.tanh(F.conv1d(x, params["kernel"], padding=1, groups=2))
+    return F.conv1d(h, params["kernel"], stride=2, groups=2).square().sum()
+
+
 def batches(dtype=torch.float64):
     weights = {
         "in": {
@@ -58,7 +64,14 @@ def batches(dtype=torch.float64):
         "hidden": draw(5, 5, seed=6, dtype=dtype),
     }
     square = {"weight": 0.4 * draw(3, 3, seed=7, dtype=dtype)}
+    kernel = {"kernel": 0.4 * draw(4, 2, 3, seed=19, dtype=dtype)}
     return {
+        "convolution": (
+            convolution,
+            kernel,
+            (draw(B, 4, 7, seed=20, dtype=dtype),),
+            (draw(OTHERS, 4, 7, seed=21, dtype=dtype),),
+        ),
         "mlp": (
             mlp,
             weights,
