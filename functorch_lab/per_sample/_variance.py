@@ -17,6 +17,7 @@ from functorch_lab.per_sample._frame import wide
 from functorch_lab.per_sample._uses import per_axis
 
 
+@_checks.curried
 def second_moment(
     loss_fn: Callable[..., Any],
     *,
@@ -82,6 +83,7 @@ class Spread:
     squares: Any
 
 
+@_checks.curried
 def variance(
     loss_fn: Callable[..., Any],
     *,
@@ -150,15 +152,15 @@ def variance(
             mean = selected.tree([mean for mean, _ in pairs])
             return (), Spread(count, mean, selected.tree([s for _, s in pairs]))
 
-        _, spread, aux = run(
+        _, every, aux = run(
             "variance", loss_fn, options, params, batch, keys, mask, contract, _merged
         )
-        freedom = (spread.count - correction).clamp(min=0)
+        freedom = (every.count - correction).clamp(min=0)
         found = tree.map(
             lambda squares, leaf: (squares / freedom).to(
                 torch.promote_types(leaf.dtype, torch.float32)
             ),
-            spread.squares,
+            every.squares,
             leaves,
         )
         return (found, aux) if has_aux else found
