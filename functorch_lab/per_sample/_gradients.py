@@ -14,6 +14,7 @@ from functorch_lab.per_sample._call import Method, Options, Part, Selected, Wrt,
 from functorch_lab.per_sample._factor import root, total_squared_norm
 
 
+@_checks.curried
 def factors(
     loss_fn: Callable[..., Any],
     *,
@@ -75,6 +76,7 @@ def factors(
     return factors_fn
 
 
+@_checks.curried
 def grads(
     loss_fn: Callable[..., Any],
     *,
@@ -145,6 +147,7 @@ def grads(
     return grads_fn
 
 
+@_checks.curried
 def values_and_grads(
     loss_fn: Callable[..., Any],
     *,
@@ -197,6 +200,7 @@ def _materialized(part: Part, selected: Selected) -> Any:
     return selected.tree([f.materialize().to(leaf.dtype) for f, leaf in pairs])
 
 
+@_checks.curried
 def value_and_grad(
     loss_fn: Callable[..., Any],
     *,

@@ -15,6 +15,7 @@ from functorch_lab.per_sample._factor import root, total, total_squared_norm
 from functorch_lab.per_sample._groups import Groups, check_groups, members
 
 
+@_checks.curried
 def squared_norms(
     loss_fn: Callable[..., Any],
     *,
@@ -44,6 +45,7 @@ def squared_norms(
     return _made("squared_norms", loss_fn, options, per)
 
 
+@_checks.curried
 def norms(
     loss_fn: Callable[..., Any],
     *,

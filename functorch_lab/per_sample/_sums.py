@@ -14,6 +14,7 @@ from functorch_lab.per_sample._uses import chosen
 from functorch_lab.transforms._flat import kind_of
 
 
+@_checks.curried
 def weighted_sum(
     loss_fn: Callable[..., Any],
     *,

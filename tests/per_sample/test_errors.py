@@ -203,7 +203,10 @@ def test_a_value_is_no_loss() -> None:
         per_sample.norms(loss_fn(PARAMS, X[0], Y[0]))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["explain", "check", "check_independent"])
+@pytest.mark.parametrize(
+    "name",
+    ["norms", "grads", "value_and_grad", "explain", "check", "check_independent"],
+)
 def test_a_call_with_everything_at_once(name: str) -> None:
     with pytest.raises(TypeError, match=rf"{name}\(loss_fn\)\(params, x, y\)"):
         getattr(per_sample, name)(loss_fn, PARAMS, X, Y)
