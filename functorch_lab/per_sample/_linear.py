@@ -63,7 +63,7 @@ def bias_uses(
 
 
 def as_autocast(*tensors: Any) -> list[Any]:
-    """What autocast gives a multiplication; under vmap it overlooks those with a sum."""
+    """What autocast gives a product; under vmap it overlooks those with a sum."""
     kinds = [x.device.type for x in tensors if isinstance(x, Tensor)]
     if not torch.is_autocast_enabled(kinds[0]):
         return list(tensors)

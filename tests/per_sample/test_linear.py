@@ -55,6 +55,7 @@ PRODUCTS: list[Case] = [
     ("groups", lambda p, x: p["w"] @ x, {"w": (2, 7, 3)}, (X3,)),
     ("w is broadcast", lambda p, x: p["w"] @ x, {"w": (1, 7, 3)}, (X3,)),
     ("x is broadcast", lambda p, x: p["w"] @ x, {"w": (2, 7, 3)}, (X,)),
+    ("one x is broadcast", lambda p, x: x @ p["w"], {"w": (2, 5, 7)}, ((1, 3, 5),)),
     ("both are broadcast", lambda p, x: x @ p["w"], {"w": (2, 1, 5, 7)}, (X3,)),
     ("x @ vector", lambda p, x: x @ p["w"], {"w": (5,)}, (X3,)),
     ("vector @ x", lambda p, x: p["w"] @ x, {"w": (3,)}, (X3,)),
@@ -147,14 +148,14 @@ def ids(case: Case) -> str:
 @pytest.mark.parametrize("case", [*LINEAR, *PRODUCTS, *SUMS], ids=ids)
 def test_a_product_has_factors(case: Case) -> None:
     _, forward, shapes, data = case
-    kinds = {name: DIRECT if name == "b" else DENSE for name in shapes}
+    kinds: dict[str, Any] = {name: DIRECT if name == "b" else DENSE for name in shapes}
     compare(forward, parameters(**shapes), *samples(*data), **kinds)
 
 
 @pytest.mark.parametrize("case", ELSE, ids=ids)
 def test_what_has_no_factors_is_exact(case: Case) -> None:
     _, forward, shapes, data = case
-    kinds = dict.fromkeys(shapes, DIRECT)
+    kinds: dict[str, Any] = dict.fromkeys(shapes, DIRECT)
     compare(forward, parameters(**shapes), *samples(*data), **kinds)
 
 
@@ -267,7 +268,7 @@ def test_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
         return F.bilinear(h[:, 0], x, params["u"])
 
     shapes = {"w": (5, 7), "b": (7,), "v": (2, 7, 5), "u": (2, 5, 5)}
-    kinds = {"w": DENSE, "b": DIRECT, "v": DENSE, "u": DENSE}
+    kinds: dict[str, Any] = {"w": DENSE, "b": DIRECT, "v": DENSE, "u": DENSE}
     compare(forward, parameters(**shapes), *samples(X), jit=True, **kinds)
 
 

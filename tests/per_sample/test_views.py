@@ -131,6 +131,24 @@ def test_what_is_no_box_is_not_followed(call: Call) -> None:
     assert views(whole(0, torch.empty(6, 5)), (6, 5), *call) == [None]
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("flatten", (), {}), ("narrow", (0, 3, 4), {})),  # the end of a row and more
+        (("narrow", (0, 1, 4), {}), ("unflatten", (0, (2, 2)), {})),  # not from a pair
+        (("narrow", (0, 0, 3), {}), ("__getitem__", ((slice(0, 3, 2),),), {})),
+    ],
+    ids=["rows", "pairs", "steps"],
+)
+def test_part_of_a_part_that_is_no_box(first: Call, second: Call) -> None:
+    leaf = torch.empty(6, 5)
+    (part,) = views(whole(0, leaf), (6, 5), *first)
+    assert part is not None
+    name, args, kwargs = first
+    shape = tuple(getattr(leaf, name)(*args, **kwargs).shape)
+    assert views(part, shape, *second) == [None]
+
+
 @pytest.mark.parametrize("index", [True, [1, 2], (0, torch.tensor([1]))], ids=str)
 def test_an_index_that_copies_is_no_view(index: Any) -> None:
     assert views(whole(0, torch.empty(6, 5)), (6, 5), "__getitem__", (index,), {}) == []
@@ -221,7 +239,7 @@ def test_views_keep_their_factors_compiled(monkeypatch: pytest.MonkeyPatch) -> N
         )
         return y.sin() @ p["u"][1:, :].T.contiguous()
 
-    kinds = {"w": 3 * "DensePair ", "v": DENSE, "u": 2 * "DensePair "}
+    kinds: dict[str, Any] = {"w": 3 * "DensePair ", "v": DENSE, "u": 2 * "DensePair "}
     shapes = {"w": (3, 5, 5), "v": (2, 3, 3), "u": (5, 5)}
     compare(forward, parameters(**shapes), *samples(X), jit=True, **kinds)
 
@@ -320,6 +338,14 @@ def test_a_loss_may_not_write_to_its_parameters(
     with pytest.raises(RuntimeError, match=message):
         fl.per_sample.norms(loss)({"layer": {"w": weight}}, *samples(X))
     torch.testing.assert_close(weight.detach(), before, rtol=0, atol=0)
+
+
+def test_uses_of_an_axis_of_one_are_alike() -> None:
+    def forward(p: Any, x: Tensor) -> Tensor:
+        column = p["w"].squeeze().unsqueeze(1)
+        return F.linear(x[:, :1], p["w"]).sin() + F.linear(x[:, 1:2], column)
+
+    compare(forward, parameters(w=(7, 1)), *samples(X), w=DENSE)
 
 
 def test_what_is_made_of_parameters_may_be_written_to() -> None:
