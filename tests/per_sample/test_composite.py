@@ -338,14 +338,14 @@ FUSED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("batched", [False, True], ids=["bare", "batch of one"])
+@pytest.mark.parametrize("batched", [False, True], ids=["bare", "batch of two"])
 @pytest.mark.parametrize("name", FUSED)
 def test_recurrent_layers_of_torch(name: str, batched: bool) -> None:
     module = filled(FUSED[name]())
 
     def call(run: Any, x: Tensor) -> Tensor:
         axis = 0 if name == "lstm" else 1
-        output, last = run(x.unsqueeze(axis) if batched else x)
+        output, last = run(torch.stack([x, x.sin()], axis) if batched else x)
         ends = last if isinstance(last, tuple) else (last,)
         return torch.cat([part.flatten() for part in (output, *ends)])
 
