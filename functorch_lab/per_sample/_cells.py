@@ -82,15 +82,15 @@ def _layers(step: Step) -> Callable[..., Any]:
         train: bool,
         bidirectional: bool,
         batch_first: bool = False,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, ...] | None:
+        if dropout and train and num_layers > 1:
+            return None  # torch draws without a key, and vmap says so
         x = input.transpose(0, 1) if batch_first else input
         begins = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         directions = 2 if bidirectional else 1
         count = len(params) // (num_layers * directions)
         ends: list[State] = []
         for layer in range(num_layers):
-            if layer and dropout and train:
-                x = F.dropout(x, dropout)
             outputs = []
             for reverse in range(directions):
                 number = layer * directions + reverse

@@ -22,7 +22,6 @@ from torch._functorch.pyfunctorch import coerce_cinterpreter
 from torch.overrides import TorchFunctionMode
 
 from functorch_lab.per_sample._changes import CHANGES
-from functorch_lab.per_sample._dynamo import show_all
 from functorch_lab.per_sample._follow import (
     FOLLOWED,
     Memory,
@@ -33,6 +32,7 @@ from functorch_lab.per_sample._follow import (
 )
 from functorch_lab.per_sample._frame import whole
 from functorch_lab.per_sample._uses import Use
+from functorch_lab.transforms._shown import show_all
 
 # `build(delta, *kept)`, all with a leading axis of samples, gives the use.
 Build = Callable[..., Use]

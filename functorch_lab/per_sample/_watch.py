@@ -14,14 +14,13 @@ from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
     is_batchedtensor,
     is_functorch_wrapped_tensor,
 )
-from torch.utils import _pytree
 
 from functorch_lab.per_sample._collect import Found
 from functorch_lab.per_sample._tape import RULES, Tape
 from functorch_lab.per_sample._uses import Direct
 from functorch_lab.per_sample._views import CASTS
 from functorch_lab.transforms._abstract import is_library
-from functorch_lab.transforms._flat import name_of
+from functorch_lab.transforms._flat import leaves, name_of
 
 REMEDY = (
     "Write it with the parameter itself in linear, matmul, einsum or a convolution."
@@ -77,9 +76,7 @@ class Watch(Tape):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         tensors = [
-            leaf
-            for leaf in _pytree.tree_leaves((args, kwargs or {}))
-            if isinstance(leaf, Tensor)
+            leaf for leaf in leaves((args, kwargs or {})) if isinstance(leaf, Tensor)
         ]
         outputs, before = len(self.outputs), [len(places) for places in self.others]
         result = super().__torch_function__(func, types, args, kwargs)
@@ -93,7 +90,7 @@ class Watch(Tape):
     def _note(
         self, name: str, tensors: list[Tensor], seen: set[int], result: Any
     ) -> None:
-        results = [x for x in _pytree.tree_leaves(result) if _is_differentiated(x)]
+        results = [x for x in leaves(result) if _is_differentiated(x)]
         if not results or any(self.find(x) is not None for x in results):
             return  # no use, or the view of a parameter
         data = [

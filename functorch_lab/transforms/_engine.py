@@ -108,6 +108,9 @@ def value_and_gradients(
 
     Without `materialize` an input that the value does not depend on may have the
     gradient None, in place of zeros.
+
+    Raises:
+        RuntimeError: what `call` or its derivative raises.
     """
     if not is_outermost():
         return _inner(call, primals)
