@@ -222,32 +222,46 @@ def backpack_sides(problem: Problem) -> dict[str, Callable[[], Any]]:
 
 
 def jax_sides(problem: Problem) -> dict[str, Callable[[], Any]]:
-    """jax.jit of the norms of vmap(grad), of the MLP."""
+    """jax.jit of the norms of vmap(grad), of the MLP, in two layouts of the weights.
+
+    XLA fuses the outer products with their squares in the layout of torch, `(out, in)`,
+    and not in that of JAX's layers, `(in, out)`.
+    """
     import jax
     import jax.numpy as jnp
 
     linears = [m for m in problem.module if isinstance(m, nn.Linear)]
-    params = [
+    of_torch = [
         (jnp.asarray(m.weight.detach().numpy()), jnp.asarray(m.bias.detach().numpy()))
         for m in linears
     ]
+    of_jax = [(jnp.array(weight.T), bias) for weight, bias in of_torch]
     x, y = (jnp.asarray(leaf.numpy()) for leaf in problem.batch)
 
-    def loss(params: Any, x: Any, y: Any) -> Any:
-        for weight, bias in params[:-1]:
-            x = jax.nn.relu(weight @ x + bias)
-        weight, bias = params[-1]
-        return -jax.nn.log_softmax(weight @ x + bias)[y]
+    def norms_by(apply: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+        def loss(params: Any, x: Any, y: Any) -> Any:
+            for weight, bias in params[:-1]:
+                x = jax.nn.relu(apply(weight, x) + bias)
+            weight, bias = params[-1]
+            return -jax.nn.log_softmax(apply(weight, x) + bias)[y]
 
-    @jax.jit
-    def norms(params: Any, x: Any, y: Any) -> Any:
-        grads = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, y)
-        leaves = jax.tree.leaves(grads)
-        squares = [(g**2).reshape(g.shape[0], -1).sum(1) for g in leaves]
-        return jnp.sqrt(sum(squares))
+        @jax.jit
+        def norms(params: Any, x: Any, y: Any) -> Any:
+            grads = jax.vmap(jax.grad(loss), (None, 0, 0))(params, x, y)
+            leaves = jax.tree.leaves(grads)
+            squares = [(g**2).reshape(g.shape[0], -1).sum(1) for g in leaves]
+            return jnp.sqrt(sum(squares))
 
+        return norms
+
+    left, right = norms_by(lambda w, x: w @ x), norms_by(lambda w, x: x @ w)
     return {
-        "jax.jit(vmap(grad)), norms": lambda: norms(params, x, y).block_until_ready()
+        "jax vmap(grad), weights (out, in)": lambda: left(
+            of_torch, x, y
+        ).block_until_ready(),
+        "jax vmap(grad), weights (in, out)": lambda: right(
+            of_jax, x, y
+        ).block_until_ready(),
     }
 
 
@@ -310,12 +324,12 @@ def measure(name: str) -> dict[str, Any]:
     print(f"{name}: {fl.tree.size(problem.params)} parameters")
     for side, error in errors.items():
         if side not in seconds:
-            print(f"  {side:32s} {error}")
+            print(f"  {side:34s} {error}")
     for side, value in seconds.items():
         ratio = value / seconds[PLAIN]
         bytes_ = f"{memory[side] / 2**20:9.1f} MiB" if side in memory else " " * 13
         error = f"   error of norms {errors[side]:.1e}" if side in errors else ""
-        print(f"  {side:32s} {value * 1e3:9.2f} ms {ratio:6.2f}x {bytes_}{error}")
+        print(f"  {side:34s} {value * 1e3:9.2f} ms {ratio:6.2f}x {bytes_}{error}")
     return {
         "parameters": fl.tree.size(problem.params),
         "seconds": seconds,
