@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-INK, ACTIVATION, DELTA, MATRIX = "#808080", "#4c8bf5", "#e8833a", "#3fa66b"
+INK, ACTIVATION, DELTA, MATRIX = "#7a7a7a", "#4c8bf5", "#e8833a", "#3fa66b"
 SAMPLES, ROWS, COLUMNS, UNIT = 4, 0.9, 1.5, 0.28
 
 
@@ -16,7 +16,7 @@ def bars(axes: Axes, x: float, y: float, length: float, color: str, name: str) -
     for sample in range(SAMPLES):
         corner = (x, y + sample * UNIT * 1.25)
         axes.add_patch(Rectangle(corner, length, UNIT, facecolor=color, lw=0))
-    axes.text(x, y - 0.12, name, color=INK, va="top", fontsize=9)
+    axes.text(x, y - 0.12, name, color=INK, va="top", fontsize=8)
 
 
 def matrix(axes: Axes, x: float, y: float, name: str = "") -> None:
@@ -24,23 +24,23 @@ def matrix(axes: Axes, x: float, y: float, name: str = "") -> None:
     axes.add_patch(
         Rectangle((x, y), COLUMNS, ROWS, facecolor=MATRIX, edgecolor="white", lw=1)
     )
-    axes.text(x, y - 0.12, name, color=INK, va="top", fontsize=9)
+    axes.text(x, y - 0.12, name, color=INK, va="top", fontsize=8)
 
 
 def panel(axes: Axes, title: str, kept: str) -> None:
     """The activations and deltas that every way has, a title and what is kept."""
     bars(axes, 0.0, 0.6, COLUMNS, ACTIVATION, "activations a")
     bars(axes, 1.9, 0.6, ROWS, DELTA, "deltas d")
-    axes.set_title(title, color=INK, fontsize=11, loc="left")
-    axes.text(0.0, -0.35, kept, color=INK, fontsize=9, va="top")
-    axes.set(xlim=(-0.1, 5.4), ylim=(-0.65, 2.1), aspect="equal")
+    axes.set_title(title, color=INK, fontsize=10, loc="left")
+    axes.text(0.0, -0.25, kept, color=INK, fontsize=8, va="top")
+    axes.set(xlim=(-0.1, 5.4), ylim=(-0.65, 2.05), aspect="equal")
     axes.axis("off")
 
 
 def main() -> None:
     """Three ways side by side."""
     figure, (plain, mapped, factored) = plt.subplots(
-        1, 3, figsize=(11, 2.6), layout="constrained"
+        1, 3, figsize=(7.6, 1.7), layout="constrained"
     )
     panel(plain, "gradient of the mean", "kept: one matrix")
     matrix(plain, 3.3, 0.7, "sum of d aᵀ")
@@ -49,7 +49,7 @@ def main() -> None:
         shift = 0.16 * (SAMPLES - 1 - sample)
         matrix(mapped, 3.3 + shift, 0.6 + shift, "" if shift else "d aᵀ of each")
     panel(factored, "factored", "kept: the pairs (a, d), and no matrix")
-    factored.text(3.2, 1.3, "norm² = |a|² |d|²", color=INK, fontsize=10)
+    factored.text(3.2, 1.1, "norm² =\n|a|² |d|²", color=INK, fontsize=10)
     figure.savefig(Path(__file__).with_name("kept.svg"), transparent=True)
 
 
