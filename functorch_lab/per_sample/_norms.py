@@ -58,9 +58,10 @@ def norms(
 ) -> Callable[..., Any]:
     """The Euclidean norm of the gradient of each sample's loss.
 
-    The gradients are not formed, nor is their mean: it costs less than a plain
-    gradient. The square is summed in float32 or better. Where a norm is zero its own
-    derivative is zero, as that of `torch.linalg.norm`.
+    The gradients are not formed where a rule knows the operation, nor is their mean:
+    it costs about as much as a plain gradient, for large matrices less. The square is
+    summed in float32 or better. Where a norm is zero its own derivative is zero, as
+    that of `torch.linalg.norm`.
 
     Args:
         loss_fn: as for `grads`.
