@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The calling convention, inside other transforms and out, against torch.autograd."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +10,10 @@ from torch import Tensor
 
 import functorch_lab as fl
 from functorch_lab import per_sample, tree
+from per_sample_cases import Case, oracle
+from per_sample_cases._oracle import norms as norms_of
+from per_sample_cases._oracle import one_by_one
+from per_sample_cases._row import draw
 
 METHODS: list[Any] = ["auto", "vmap", "loop"]
 
@@ -18,11 +21,6 @@ METHODS: list[Any] = ["auto", "vmap", "loop"]
 @pytest.fixture(autouse=True)
 def eager_backend(monkeypatch):
     monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
-
-
-def draw(*shape: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 PARAMS = {
@@ -82,27 +80,8 @@ def mapped_by_hand(params: Any, x: Tensor, y: Tensor) -> Tensor:
     return (z - y).square().sum() + plain(params, x, y)
 
 
-def backward(
-    loss: Callable[..., Tensor], params: Any, *batch: Tensor, graph: bool = False
-) -> dict[str, Tensor]:
-    """`(B, *leaf)`, one backward pass for each sample."""
-    leaves = list(params.values())
-    rows = [
-        torch.autograd.grad(
-            loss(params, *sample), leaves, create_graph=graph, allow_unused=True
-        )
-        for sample in zip(*batch, strict=True)
-    ]
-    columns = [torch.stack(column) for column in zip(*rows, strict=True)]
-    return dict(zip(params, columns, strict=True))
-
-
 def variables(params: Any) -> Any:
     return tree.map(lambda leaf: leaf.detach().clone().requires_grad_(), params)
-
-
-def norm_of(grads: dict[str, Tensor]) -> Tensor:
-    return sum(g.flatten(1).square().sum(1) for g in grads.values()).sqrt()
 
 
 def close(got: Any, expected: Any) -> None:
@@ -121,16 +100,15 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_and_norms(name: str, method: Any) -> None:
     loss, reference = LOSSES[name]
-    expected = backward(reference, variables(PARAMS), X, Y)
+    expected = one_by_one(reference, PARAMS, X, Y)
     close(per_sample.grads(loss, method=method)(PARAMS, X, Y), expected)
-    close(per_sample.norms(loss, method=method)(PARAMS, X, Y), norm_of(expected))
+    close(per_sample.norms(loss, method=method)(PARAMS, X, Y), norms_of(expected))
 
 
-@pytest.mark.parametrize("name", ["grad within", "vmap within"])
-def test_norms_in_jit(name: str) -> None:
-    loss, reference = LOSSES[name]
-    expected = backward(reference, variables(PARAMS), X, Y)
-    close(fl.jit(per_sample.norms(loss))(PARAMS, X, Y), norm_of(expected))
+def test_norms_of_a_loss_with_a_derivative_in_jit() -> None:
+    expected = one_by_one(by_autograd, PARAMS, X, Y)
+    norms = fl.jit(per_sample.norms(with_gradient))
+    close(norms(PARAMS, X, Y), norms_of(expected))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +121,7 @@ def test_gradient_of_norms(method: Any, jits: bool) -> None:
         return (norms * WEIGHTS).sum()
 
     leaves, x = variables(PARAMS), X.clone().requires_grad_()
-    norms = norm_of(backward(plain, leaves, x, Y, graph=True))
+    norms = norms_of(oracle(Case(leaves, plain, (x, Y)), graph=True))
     expected = torch.autograd.grad((norms * WEIGHTS).sum(), [*leaves.values(), x])
     function = fl.grad(penalty, argnums=(0, 1))
     grads, slope = (fl.jit(function) if jits else function)(PARAMS, X)
@@ -155,7 +133,7 @@ def test_an_ensemble(jits: bool) -> None:
     members = [tree.map(lambda leaf, f=f: f * leaf, PARAMS) for f in (0.5, -1.5)]
     norms = fl.vmap(per_sample.norms(plain), in_dims=(0, None, None))
     got = (fl.jit(norms) if jits else norms)(tree.stack(members), X, Y)
-    expected = [norm_of(backward(plain, variables(m), X, Y)) for m in members]
+    expected = [norms_of(one_by_one(plain, m, X, Y)) for m in members]
     close(got, torch.stack(expected))
 
 
@@ -166,7 +144,7 @@ def test_gradient_of_an_ensemble_of_norms() -> None:
     expected = []
     for member in members:
         leaves = variables(member)
-        norms = norm_of(backward(plain, leaves, X, Y, graph=True))
+        norms = norms_of(oracle(Case(leaves, plain, (X, Y)), graph=True))
         grads = torch.autograd.grad(norms.sum(), list(leaves.values()))
         expected.append(dict(zip(leaves, grads, strict=True)))
     close(got, tree.stack(expected))
@@ -191,7 +169,7 @@ def test_chunks(method: Any, size: int) -> None:
     norms, aux = per_sample.norms(
         with_aux, method=method, chunk_size=size, has_aux=True
     )(PARAMS, X, Y, mask=mask)
-    expected = norm_of(backward(plain, variables(PARAMS), X, Y))
+    expected = norms_of(one_by_one(plain, PARAMS, X, Y))
     close(norms, torch.where(mask, expected, 0.0))
     close(aux, {"x": X, "sum": X.sum((1, 2))})
 
@@ -199,7 +177,7 @@ def test_chunks(method: Any, size: int) -> None:
 def test_a_masked_sample_may_be_anything() -> None:
     mask = torch.tensor([True, False, True, True, True, True, True])
     spoiled = torch.where(mask[:, None, None], X, torch.nan)
-    expected = norm_of(backward(plain, variables(PARAMS), X, Y))
+    expected = norms_of(one_by_one(plain, PARAMS, X, Y))
     for method in METHODS:
         norms = per_sample.norms(plain, method=method)(PARAMS, spoiled, Y, mask=mask)
         close(norms, torch.where(mask, expected, 0.0))
@@ -214,7 +192,7 @@ def test_the_batch_axis_is_kept() -> None:
     def single(params: Any, x: Tensor, y: Tensor) -> Tensor:
         return mean_loss(params, x[None], y[None])
 
-    expected = backward(single, variables(PARAMS), X, Y)
+    expected = one_by_one(single, PARAMS, X, Y)
     for method in METHODS:
         grads = per_sample.grads(mean_loss, method=method, keep_batch_axis=True)
         close(grads(PARAMS, X, Y), expected)
@@ -227,7 +205,7 @@ def test_each_sample_draws_with_its_own_key(method: Any) -> None:
 
     keys = fl.random.split(fl.random.key(5), 7)
     noise = torch.stack([fl.random.normal(key, (2, 5)).double() for key in keys])
-    expected = norm_of(backward(plain, variables(PARAMS), X + noise, Y))
+    expected = norms_of(one_by_one(plain, PARAMS, X + noise, Y))
     close(per_sample.norms(noisy, method=method)(PARAMS, X, Y, keys=keys), expected)
 
 
@@ -238,7 +216,7 @@ def test_what_is_not_differentiated_has_a_hole(method: Any) -> None:
     assert everything["steps"] == ()
     only = per_sample.grads(plain, method=method, wrt="w")(params, X, Y)
     assert (only["b"], only["scale"], only["steps"]) == ((), (), ())
-    close(only["w"], backward(plain, variables(PARAMS), X, Y)["w"])
+    close(only["w"], one_by_one(plain, PARAMS, X, Y)["w"])
     longest = per_sample.grads(
         plain, method=method, wrt=lambda path, leaf: leaf.ndim == 1 and "s" in path
     )
@@ -251,7 +229,7 @@ def test_an_unused_parameter_has_no_gradient(method: Any) -> None:
     params = {**PARAMS, "unused": draw(2, 3, seed=7)}
     grads = per_sample.grads(plain, method=method)(params, X, Y)
     close(grads["unused"], torch.zeros(7, 2, 3, dtype=torch.float64))
-    expected = norm_of(backward(plain, variables(PARAMS), X, Y))
+    expected = norms_of(one_by_one(plain, PARAMS, X, Y))
     close(per_sample.norms(plain, method=method)(params, X, Y), expected)
 
 
@@ -259,7 +237,7 @@ def test_a_loss_that_vmap_cannot_take_runs_in_a_loop() -> None:
     def branching(params: Any, x: Tensor, y: Tensor) -> Tensor:
         return plain(params, x, y) * (3 if x.sum().item() > 0 else -5)
 
-    expected = backward(branching, variables(PARAMS), X, Y)
+    expected = one_by_one(branching, PARAMS, X, Y)
     close(per_sample.grads(branching, method="loop")(PARAMS, X, Y), expected)
 
 
@@ -277,5 +255,5 @@ def test_factored_only_names_leaf_and_line(jits: bool) -> None:
     ):
         (fl.jit(function) if jits else function)(PARAMS, X, Y)
     norms = per_sample.norms(plain, method="factored")
-    expected = norm_of(backward(plain, variables(PARAMS), X, Y))
+    expected = norms_of(one_by_one(plain, PARAMS, X, Y))
     close((fl.jit(norms) if jits else norms)(PARAMS, X, Y), expected)

@@ -14,6 +14,8 @@ from torch.nn.grad import conv2d_weight
 import functorch_lab as fl
 from functorch_lab.per_sample import Direct, _blocks, _convolution_pair
 from functorch_lab.per_sample._convolution_pair import _WAYS, ConvPair, Route
+from per_sample_cases._oracle import norms as lengths
+from per_sample_cases._oracle import one_by_one
 
 SAMPLES = 5
 
@@ -55,21 +57,6 @@ def measure(y: Tensor) -> Tensor:
     """A scalar to which no two outputs contribute alike."""
     scale = torch.linspace(0.4, 1.7, y.numel(), dtype=y.dtype).reshape(y.shape)
     return ((y + 0.3).square() * scale).sum()
-
-
-def oracle(loss: Callable[..., Tensor], params: Any, *batch: Tensor) -> Any:
-    """The gradient of each sample from a backward pass of its own, `(B, *leaf)`."""
-    rows = []
-    for sample in zip(*batch, strict=True):
-        leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
-        loss(leaves, *sample).backward()
-        rows.append({name: p.grad for name, p in leaves.items()})
-    return {name: torch.stack([row[name] for row in rows]) for name in params}
-
-
-def lengths(grads: Any) -> Tensor:
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in grads.values()]
-    return torch.cat(flat, 1).norm(dim=1)
 
 
 def assert_right(actual: Tensor, wanted: Tensor, limit: float = 1e-12) -> None:
@@ -121,7 +108,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even k
 @every_case
 def test_norms_and_gradients(case: Case) -> None:
     params, x = case.inputs()
-    wanted = oracle(case.loss, params, x)
+    wanted = one_by_one(case.loss, params, x)
     grads = fl.per_sample.grads(case.loss)(params, x)
     for name, leaf in wanted.items():
         assert_right(grads[name], leaf)
@@ -134,7 +121,7 @@ def pair_of(case: Case, monkeypatch: pytest.MonkeyPatch) -> tuple[ConvPair, Tens
     params, x = case.inputs()
     (pair,) = fl.per_sample.factors(case.loss)(params, x)["weight"].uses
     assert isinstance(pair, ConvPair)
-    return pair, oracle(case.loss, params, x)["weight"]
+    return pair, one_by_one(case.loss, params, x)["weight"]
 
 
 @every_case
@@ -163,7 +150,7 @@ def test_onednn(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ConvPair, "route", lambda self: "pixels")
     (pair,) = fl.per_sample.factors(case.loss)(params, x)["weight"].uses
     exact = {name: leaf.double() for name, leaf in params.items()}
-    wanted = oracle(case.loss, exact, x.double())["weight"].float()
+    wanted = one_by_one(case.loss, exact, x.double())["weight"].float()
     assert_right(pair.materialize(), wanted, 1e-6)
 
 
@@ -236,7 +223,7 @@ def draws(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 def assert_factored(loss: Callable[..., Tensor], params: Any, *batch: Tensor) -> None:
     """Norms and gradients are right, and no gradient comes from `vmap(grad)`."""
-    wanted = oracle(loss, params, *batch)
+    wanted = one_by_one(loss, params, *batch)
     grads = fl.per_sample.grads(loss, method="factored")(params, *batch)
     for name, leaf in wanted.items():
         assert_right(grads[name], leaf)
@@ -283,7 +270,7 @@ def test_calls(call: Callable[..., Tensor]) -> None:
         )
 
     params = {"weight": weight, "bias": bias}
-    wanted = oracle(loss, params, x)
+    wanted = one_by_one(loss, params, x)
     grads = fl.per_sample.grads(loss)(params, x)
     for name, leaf in wanted.items():
         assert_right(grads[name], leaf)
@@ -306,7 +293,7 @@ def test_under_vmap() -> None:
     several = [params, fl.tree.scale(params, 0.7)]
     (_, norms), means = fl.vmap(function, in_dims=(0, None))(fl.tree.stack(several), x)
     for i, one in enumerate(several):
-        wanted = oracle(case.loss, one, x)
+        wanted = one_by_one(case.loss, one, x)
         assert_right(norms[i], lengths(wanted))
         assert_right(means["weight"][i], wanted["weight"].mean(0))
 
@@ -333,7 +320,7 @@ def test_compiled() -> None:
     case = Case("conv2d", (9, 11, 3, 3), (11, 4, 3), {"padding": 1})
     params, x = case.inputs(torch.float32)
     exact = {name: leaf.double() for name, leaf in params.items()}
-    wanted = oracle(case.loss, exact, x.double())
+    wanted = one_by_one(case.loss, exact, x.double())
     function = fl.jit(fl.per_sample.value_and_grad(case.loss))
     (_, norms), mean = function(params, x)
     assert_right(norms.double(), lengths(wanted), 1e-6)

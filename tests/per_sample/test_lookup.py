@@ -19,13 +19,11 @@ from functorch_lab.per_sample import (
     norms,
     value_and_grad,
 )
+from per_sample_cases._compared import curved
+from per_sample_cases._oracle import one_by_one
+from per_sample_cases._row import draw
 
 BATCH, ROWS, COLUMNS, LENGTH = 3, 7, 5, 11
-
-
-def draw(*shape: int, seed: int = 5) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def ids(*shape: int, high: int = ROWS, seed: int = 7) -> Tensor:
@@ -33,29 +31,11 @@ def ids(*shape: int, high: int = ROWS, seed: int = 7) -> Tensor:
     return torch.randint(high, shape, generator=generator)
 
 
-def curved(y: Tensor) -> Tensor:
-    """A loss to which every number contributes in its own way."""
-    weights = torch.linspace(0.3, 1.7, y.numel(), dtype=y.dtype)
-    return (weights * y.reshape(-1).square()).sum()
-
-
-def oracle(loss_fn: Callable[..., Tensor], params: Any, *batch: Tensor) -> Any:
-    """One backward pass for each sample."""
-    rows = []
-    for i in range(batch[0].shape[0]):
-        leaves = {k: p.detach().clone().requires_grad_() for k, p in params.items()}
-        loss = loss_fn(leaves, *[leaf[i] for leaf in batch])
-        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        pairs = zip(params.items(), grads, strict=True)
-        rows.append({k: torch.zeros_like(p) if g is None else g for (k, p), g in pairs})
-    return {name: torch.stack([row[name] for row in rows]) for name in params}
-
-
 def check(
     loss_fn: Callable[..., Tensor], params: Any, *batch: Tensor, **routes: Any
 ) -> None:
-    """The gradients and norms are the oracle's, each leaf by the routes expected."""
-    expected = oracle(loss_fn, params, *batch)
+    """The gradients and norms are the loop's, each leaf by the routes expected."""
+    expected = one_by_one(loss_fn, params, *batch)
     found = factors(loss_fn)(params, *batch)
     square = torch.zeros(batch[0].shape[0], dtype=torch.float64)
     for name, factor in found.items():
@@ -95,7 +75,7 @@ def test_embedding(options: dict[str, Any], dtype: torch.dtype) -> None:
     params = {"table": draw(ROWS, COLUMNS)}
     index = ids(BATCH, LENGTH).to(dtype)
     got = factors(loss)(params, index)["table"].materialize()
-    torch.testing.assert_close(got, oracle(dense, params, index)["table"])
+    torch.testing.assert_close(got, one_by_one(dense, params, index)["table"])
     check(dense, params, index)
 
 
@@ -159,7 +139,7 @@ def test_other_indexing_is_exact(name: str) -> None:
         return curved(OTHERS[name](params["table"], index))
 
     params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
-    expected = oracle(loss, params, index)["table"]
+    expected = one_by_one(loss, params, index)["table"]
     got = factors(loss)(params, index)["table"].materialize()
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
@@ -171,7 +151,7 @@ def test_other_methods(method: Any) -> None:
         return curved(words) + curved(F.embedding_bag(index[None], params["table"]))
 
     params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
-    expected = oracle(loss, params, index)["table"]
+    expected = one_by_one(loss, params, index)["table"]
     got = grads(loss, method=method)(params, index)["table"]
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
@@ -189,7 +169,7 @@ def test_within_a_vmap_of_the_loss() -> None:
 
     params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
     got = grads(loss)(params, index)["table"]
-    expected = oracle(looped, params, index)["table"]
+    expected = one_by_one(looped, params, index)["table"]
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
@@ -302,8 +282,7 @@ def test_a_lookup_that_writes_is_refused() -> None:
         norms(loss)({"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH))
 
 
-@pytest.mark.parametrize("name", ["getitem", "embedding", "bag", "offsets"])
-def test_traced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
     calls: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
         "getitem": lambda w, i, o: w[i],
@@ -313,10 +292,14 @@ def test_traced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
     def loss(params: Any, index: Tensor, offsets: Tensor) -> Tensor:
-        return curved(calls[name](params["table"], index, offsets))
+        found = [curved(calls[name](params[name], index, offsets)) for name in calls]
+        return torch.stack(found).sum()
 
-    params, index = {"table": draw(ROWS, COLUMNS)}, ids(BATCH, LENGTH)
-    found = fl.jit(factors(loss))(params, index, OFFSETS)["table"]
-    assert [type(use) for use in found.uses] == [IndexPair]
-    expected = oracle(loss, params, index, OFFSETS)["table"]
-    torch.testing.assert_close(found.materialize(), expected, rtol=1e-11, atol=1e-11)
+    params = {name: draw(ROWS, COLUMNS, seed=i) for i, name in enumerate(calls)}
+    index = ids(BATCH, LENGTH)
+    found = fl.jit(factors(loss))(params, index, OFFSETS)
+    for name, expected in one_by_one(loss, params, index, OFFSETS).items():
+        assert [type(use) for use in found[name].uses] == [IndexPair], name
+        torch.testing.assert_close(
+            found[name].materialize(), expected, rtol=1e-11, atol=1e-11
+        )

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 import functorch_lab as fl
 from functorch_lab import per_sample, random
 from functorch_lab.per_sample import _blocks
+from per_sample_cases._oracle import one_by_one
 
 B, OTHERS = 5, 3
 
@@ -91,17 +92,10 @@ def batches(dtype=torch.float64):
 CASES = batches()
 
 
-def rows(loss_fn, params, batch, keys=None):
-    """Each sample's gradient, flat, by a backward pass of its own."""
-    found = []
-    for i in range(len(batch[0])):
-        leaves = [p.detach().requires_grad_() for p in fl.tree.leaves(params)]
-        tree = fl.tree.unflatten(fl.tree.structure(params), leaves)
-        key = {} if keys is None else {"key": keys[i]}
-        loss = loss_fn(tree, *[leaf[i] for leaf in batch], **key)
-        grads = torch.autograd.grad(loss, leaves)
-        found.append(torch.cat([grad.flatten() for grad in grads]))
-    return torch.stack(found)
+def rows(loss_fn, params, batch, **keys):
+    """Each sample's gradient, flat, in the order of the leaves of `fl.tree`."""
+    grads = one_by_one(loss_fn, params, *batch, **keys)
+    return torch.cat([grads[path].flatten(1) for path in sorted(grads)], 1)
 
 
 def close(got, first, second, tolerance=1e-12):
@@ -189,8 +183,8 @@ def test_masked_samples_have_zero_products(chunk_size):
 def test_keys_of_both_batches(chunk_size):
     loss_fn, params, batch, other = CASES["mlp"]
     keys, other_keys = (random.split(random.key(i), n) for i, n in ((3, B), (5, 3)))
-    own = rows(loss_fn, params, batch, keys)
-    others = rows(loss_fn, params, other, other_keys)
+    own = rows(loss_fn, params, batch, keys=keys)
+    others = rows(loss_fn, params, other, keys=other_keys)
     gram = per_sample.gram(loss_fn, chunk_size=chunk_size)
     close(gram(params, *batch, keys=keys), own, own)
     found = gram(params, *batch, keys=keys, other=other, other_keys=other_keys)
@@ -300,12 +294,6 @@ def test_gram_traces_in_one_graph(monkeypatch):
     monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
     loss_fn, params, batch, _ = CASES["tied"]
     equal_when_traced(per_sample.gram(loss_fn), params, *batch)
-
-
-def test_cosines_of_chunks_trace_in_one_graph(monkeypatch):
-    monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
-    cosines = per_sample.cosine_similarity(linear, chunk_size=2)
-    equal_when_traced(lambda w, x: cosines(w, x, other=(x[1:],)), *SMALL)
 
 
 def test_compiles():

@@ -10,6 +10,7 @@ import functorch_lab as fl
 from functorch_lab import per_sample, random
 from functorch_lab.per_sample import DensePair, Factor, _blocks, _kronecker
 from functorch_lab.per_sample._frame import Frame
+from per_sample_cases._oracle import one_by_one
 
 B = 5
 KEY = random.key(3)
@@ -62,20 +63,10 @@ def convolution(params, words, x):
 LOSSES = {"layers": layers, "parts": parts, "convolution": convolution}
 
 
-def rows(loss_fn, params=PARAMS):
+def rows(loss_fn):
     """Each sample's gradient, flat, by a backward pass of its own."""
-    found = []
-    for i in range(B):
-        leaves = fl.tree.map(
-            lambda p: p.detach().requires_grad_(p.is_floating_point()), params
-        )
-        variables = [p for p in fl.tree.leaves(leaves) if p.requires_grad]
-        loss = loss_fn(leaves, WORDS[i], INPUTS[i].to(variables[0].dtype))
-        grads = torch.autograd.grad(
-            loss, variables, allow_unused=True, materialize_grads=True
-        )
-        found.append(torch.cat([grad.flatten() for grad in grads]))
-    return torch.stack(found)
+    grads = one_by_one(loss_fn, PARAMS, WORDS, INPUTS)
+    return torch.cat([leaf.reshape(B, -1) for leaf in grads.values()], 1)
 
 
 def matrix(dim, **options):

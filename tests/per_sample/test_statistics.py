@@ -9,6 +9,7 @@ from torch import Tensor
 
 import functorch_lab as fl
 from functorch_lab.per_sample import statistics
+from per_sample_cases._oracle import one_by_one
 
 SHARES = (0.0, 0.2, 0.5, 0.9, 1.0)
 
@@ -40,18 +41,9 @@ LEAVES = ("out", "spare", "table", "weight")
 
 def loop(params, x, y) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses and gradients, by one backward pass for each sample."""
-    losses, rows = [], []
-    for i in range(len(x)):
-        leaves = {n: params[n].detach().clone().requires_grad_() for n in LEAVES}
-        loss = loss_fn({**params, **leaves}, x[i], y[i])
-        found = torch.autograd.grad(
-            loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-        )
-        losses.append(loss.detach())
-        rows.append(found)
-    columns = zip(*rows, strict=True)
-    grads = {n: torch.stack(c) for n, c in zip(LEAVES, columns, strict=True)}
-    return torch.stack(losses), grads
+    samples = zip(x, y, strict=True)
+    losses = torch.stack([loss_fn(params, *sample) for sample in samples])
+    return losses, one_by_one(loss_fn, params, x, y)
 
 
 def flat(grads: dict[str, Tensor]) -> Tensor:
@@ -332,13 +324,11 @@ def test_norms_beyond_the_bins_are_zero_and_infinite():
     torch.testing.assert_close(found, expected, rtol=0.011, atol=0)
 
 
-@pytest.mark.parametrize("decay", [None, 0.8])
-def test_all_four_functions_compile_once_while_data_change(monkeypatch, decay):
+def test_all_four_functions_compile_once_while_data_change(monkeypatch):
     monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
     tool = statistics(
         lambda params, x: torch.tanh(params["w"] @ x + params["b"]).sum(),
         gsnr=True,
-        decay=decay,
     )
 
     def step(state, params, x, mask):

@@ -11,29 +11,11 @@ from torch import Tensor, nn
 
 import functorch_lab as fl
 from functorch_lab.per_sample import Direct, factors
+from per_sample_cases._compared import curved
+from per_sample_cases._oracle import one_by_one
+from per_sample_cases._row import draw, filled
 
 BATCH = 3
-
-
-def draw(*shape: int, seed: int = 5) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def curved(y: Tensor) -> Tensor:
-    """A loss to which every number contributes in its own way."""
-    weights = torch.linspace(0.3, 1.7, y.numel(), dtype=y.dtype)
-    return (weights * y.reshape(-1).square()).sum()
-
-
-def oracle(loss_fn: Callable[..., Tensor], params: Any, batch: Tensor) -> Any:
-    """One backward pass for each sample."""
-    rows = []
-    for sample in batch:
-        leaves = {k: p.detach().clone().requires_grad_() for k, p in params.items()}
-        grads = torch.autograd.grad(loss_fn(leaves, sample), list(leaves.values()))
-        rows.append(dict(zip(leaves, grads, strict=True)))
-    return {name: torch.stack([row[name] for row in rows]) for name in params}
 
 
 def check(
@@ -43,7 +25,7 @@ def check(
     transform: Callable[..., Any] = lambda f: f,
 ) -> None:
     """Gradients of each sample are the oracle's, and lie there as they are."""
-    expected = oracle(loss_fn, params, batch)
+    expected = one_by_one(loss_fn, params, batch)
     found = transform(factors(loss_fn))(params, batch)
     for name, factor in found.items():
         (use,) = factor.uses
@@ -238,15 +220,6 @@ def test_operations_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     check(loss, params, total, transform=fl.jit)
 
 
-def filled(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for seed, (name, tensor) in enumerate(module.state_dict().items()):
-            if tensor.is_floating_point():
-                drawn = 0.5 * draw(*tensor.shape, seed=seed)
-                tensor.copy_(drawn.exp() if "var" in name else drawn)
-    return module.double()
-
-
 MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LayerNorm": (lambda: nn.LayerNorm([5, 2]), (7, 5, 2)),
     "LayerNorm, no bias": (lambda: nn.LayerNorm(5, bias=False), (1, 7, 5)),
@@ -267,7 +240,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", MODULES)
 def test_modules(name: str) -> None:
     make, sample = MODULES[name]
-    module = filled(make()).eval()
+    module = filled(make(), torch.float64).eval()
     layer, params, state = fl.nn.from_module(module)
 
     def loss(params: Any, x: Tensor) -> Tensor:

@@ -244,15 +244,6 @@ def test_views_keep_their_factors_compiled(monkeypatch: pytest.MonkeyPatch) -> N
     compare(forward, parameters(**shapes), *samples(X), jit=True, **kinds)
 
 
-def test_norms_of_a_tied_weight_by_inductor() -> None:
-    def loss(params: Any, x: Tensor) -> Tensor:
-        return curved(torch.tanh(x @ params["w"]) @ params["w"].T)
-
-    params, (x,) = parameters(w=(5, 7)), samples(X)
-    expected = one_by_one(loss, params, x)["w"].flatten(1).norm(dim=1)
-    assert distance(fl.jit(fl.per_sample.norms(loss))(params, x), expected) < 1e-12
-
-
 def test_a_cast_takes_no_memory_for_each_sample() -> None:
     made = []
 

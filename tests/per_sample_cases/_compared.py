@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import functorch_lab as fl
+from per_sample_cases._oracle import one_by_one
 from per_sample_cases._row import draw
 
 Params = dict[str, Tensor]
@@ -28,23 +29,6 @@ def samples(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
 def parameters(**shapes: tuple[int, ...]) -> Params:
     """Parameters of these shapes."""
     return {k: draw(*s, seed=71 + i) for i, (k, s) in enumerate(shapes.items())}
-
-
-def one_by_one(
-    loss_fn: Callable[..., Tensor], params: Params, *batch: Tensor
-) -> Params:
-    """Gradients `(batch, *leaf)`, by torch.autograd in a loop."""
-    rows = []
-    for i in range(len(batch[0])):
-        leaves = {k: p.detach().clone().requires_grad_() for k, p in params.items()}
-        loss = loss_fn(leaves, *[x[i] for x in batch])
-        rows.append(
-            torch.autograd.grad(
-                loss, list(leaves.values()), allow_unused=True, materialize_grads=True
-            )
-        )
-    columns = zip(*rows, strict=True)
-    return {k: torch.stack(c) for k, c in zip(params, columns, strict=True)}
 
 
 def routes(found: Any) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Per-sample gradients by one backward pass each, and the distance from them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +13,14 @@ from per_sample_cases._row import Case
 Grads = Mapping[str, Tensor]
 
 
-def oracle(case: Case) -> dict[str, Tensor]:
+def oracle(case: Case, graph: bool = False) -> dict[str, Tensor]:
     """Gradients of shape `(batch, *leaf)` by dotted path, with torch.autograd alone.
 
-    Of the module itself where there is one, so that the bridge is not trusted.
+    Of the module itself where there is one, so that the bridge is not trusted. With
+    `graph` they can be differentiated by the floating leaves of `case.params`.
     """
     count = len(_pytree.tree_leaves(case.batch)[0])
-    rows = [_backward(case, i) for i in range(count)]
+    rows = [_backward(case, i, graph) for i in range(count)]
     return {path: torch.stack([row[path] for row in rows]) for path in rows[0]}
 
 
@@ -64,7 +65,18 @@ def _flat(grads: Tensor) -> Tensor:
     return grads.reshape(len(grads), -1)
 
 
-def _backward(case: Case, i: int) -> dict[str, Tensor]:
+def one_by_one(
+    loss_fn: Callable[..., Tensor], params: Any, *batch: Any, **how: Any
+) -> dict[str, Tensor]:
+    """`oracle` of a loss of parameters and one sample; `how` are fields of a case."""
+    return oracle(Case(params, loss_fn, batch, **how))
+
+
+def _variable(leaf: Tensor) -> Tensor:
+    return leaf.detach().clone().requires_grad_(leaf.is_floating_point())
+
+
+def _backward(case: Case, i: int, graph: bool) -> dict[str, Tensor]:
     if case.module is not None and case.batch_losses is not None:
         sample = _pytree.tree_map(lambda leaf: leaf[i : i + 1], case.batch)
         leaves = dict(case.module.named_parameters())
@@ -72,13 +84,17 @@ def _backward(case: Case, i: int) -> dict[str, Tensor]:
     else:
         place = slice(i, i + 1) if case.keep_batch_axis else i
         sample = _pytree.tree_map(lambda leaf: leaf[place], case.batch)
-        params = _pytree.tree_map(
-            lambda leaf: leaf.detach().clone().requires_grad_(), case.params
-        )
-        leaves = by_path(params)
+        params = case.params
+        if not graph:
+            params = _pytree.tree_map(_variable, params)
+        leaves = {k: p for k, p in by_path(params).items() if p.requires_grad}
         key = {} if case.keys is None else {"key": case.keys[i]}
         loss = case.loss_fn(params, *sample, **key)
     grads = torch.autograd.grad(
-        loss, list(leaves.values()), allow_unused=True, materialize_grads=True
+        loss,
+        list(leaves.values()),
+        create_graph=graph,
+        allow_unused=True,
+        materialize_grads=True,
     )
     return dict(zip(leaves, grads, strict=True))
