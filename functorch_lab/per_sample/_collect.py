@@ -22,7 +22,7 @@ from functorch_lab.per_sample import (  # noqa: F401  (the rules)
     _vectors,
 )
 from functorch_lab.per_sample._factor import Factor, merged
-from functorch_lab.per_sample._tape import Build, Changed, Output, Tape
+from functorch_lab.per_sample._tape import Build, Changed, Output, Overwritten, Tape
 from functorch_lab.per_sample._uses import Direct, Unused, Use, chosen
 from functorch_lab.transforms import vmap
 from functorch_lab.transforms._engine import value_and_gradients
@@ -115,22 +115,27 @@ def find(
 
     Raises:
         Changed: the loss does not use its parameters alike at each evaluation.
+        Overwritten: the loss wrote to an input of an operation with a parameter.
     """
+    overwritten: dict[int, str] = {}
     outputs = _plan(loss, leaves, batch) if kind else []
     tape: Tape | None = None
 
     def call(variables: list[Tensor]) -> tuple[Tensor, Any]:
         def one(variables: list[Tensor], sample: Any, key: Any = None) -> Any:
-            nonlocal tape
+            nonlocal tape, overwritten
             probes, stand_ins = variables[: len(outputs)], variables[len(outputs) :]
             if kind is None:
                 # Finds no parameter, but what vmap alone refuses or gets wrong is done
                 # by its rule.
-                with Tape((), (), (), ()):
+                unseeing = Tape(stand_ins, *leaves, ())
+                unseeing.tracked.clear()
+                with unseeing:
                     return *loss(stand_ins, sample, key), []
             tape = kind(stand_ins, *leaves, probes)
             with tape:
                 value, aux = loss(stand_ins, sample, key)
+            overwritten = tape.overwritten()
             return value, aux, tape.kept
 
         values, aux, kept = vmap(one)(variables, *batch.mapped())
@@ -146,6 +151,9 @@ def find(
     builds = [] if tape is None else tape.builds
     if len(builds) != len(outputs):
         raise Changed
+    for number, name in overwritten.items():
+        if gradients[number] is not None:
+            raise Overwritten(name)
     uses: list[list[tuple[int | None, Use]]] = [[] for _ in stand_ins]
     _add_recognised(uses, gradients[: len(outputs)], kept, builds)
     for i, gradient in enumerate(gradients[len(outputs) :]):

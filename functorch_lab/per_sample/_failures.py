@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from functorch_lab.per_sample._tape import Changed
+from functorch_lab.per_sample._tape import Changed, Overwritten
 from functorch_lab.transforms._abstract import is_library
 from functorch_lab.transforms._flat import name_of
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from functorch_lab.per_sample._call import Options
 
 # What is looked at; the rest passes as it is.
-KINDS = (RuntimeError, TypeError, ValueError, IndexError, Changed)
+KINDS = (RuntimeError, TypeError, ValueError, IndexError, Changed, Overwritten)
 
 # What torch or a part of this library says, what is meant, and what to do.
 _MEANINGS = (
@@ -45,6 +45,12 @@ _MEANINGS = (
         "used in an in-place operation",
         "expected a loss that leaves its parameters as they are, got one that writes "
         "to them. Compute a new tensor, as w = w + 1 does.",
+    ),
+    (
+        "inplace arithmetic.*not possible",
+        "expected no writing of what each sample has for itself to a tensor that all "
+        "share. Make that tensor from the sample's own, as x.new_zeros(n) does, or "
+        "join parts with torch.cat, torch.stack or torch.where.",
     ),
     (
         "does not require grad",
@@ -80,6 +86,12 @@ def explained(
             f"{name}: expected the same operations on the parameters at each "
             "evaluation, got others at the second than at the first. Make the loss a "
             "pure function of its arguments, or pass method='vmap'."
+        )
+    if isinstance(error, Overwritten):
+        return RuntimeError(
+            f"{name}: expected a loss that keeps what it multiplies with or looks up "
+            f"in params{text}, got one that writes to it afterwards. Compute a new "
+            "tensor, as x = x + 1 does, or write to x.clone()."
         )
     place = _place(error)
     if not place:  # not in the loss, but at its call

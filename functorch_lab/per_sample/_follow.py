@@ -67,6 +67,8 @@ def follow(
     memory = tape.memory.get(args[0]) if args and isinstance(args[0], Tensor) else None
     if memory is None:
         return plainly(func, name, args, kwargs)
+    if name == "as_strided":
+        args = (_in_order(tape, memory, args[0]), *args[1:])
     # What is computed without gradients does not pass any on to the parameter.
     found = None
     if name not in ALIASES and torch.is_grad_enabled() and not tape.is_inside():
@@ -96,6 +98,25 @@ def follow(
             seen = views(found.view, shape, name, args[1:], kwargs)
     _note(tape, memory, several, twins, seen)
     return result
+
+
+def _in_order(tape: Tape, memory: Memory, tensor: Tensor) -> Tensor:
+    """A copy for each sample, that `as_strided` finds as the parameter lies in memory.
+
+    Of the stand-in, whose samples share memory, autograd would give each the mean.
+
+    Raises:
+        ValueError: the parameter, or this view of it, lies there in another way.
+    """
+    # While Dynamo traces no offset is known; the abstract run of fl.jit has seen it.
+    offset = 0 if torch.compiler.is_compiling() else tensor.storage_offset()
+    if offset or not tensor.is_contiguous():
+        raise ValueError(
+            f"per_sample: params{tape.names[memory.leaf]}: as_strided: expected a "
+            "contiguous parameter at the beginning of its memory, got another or a "
+            "view. Write the view with slices, transpose or unfold."
+        )
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _note(

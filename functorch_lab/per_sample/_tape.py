@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
     peek_interpreter_stack,
 )
 from torch._functorch.pyfunctorch import coerce_cinterpreter
@@ -62,6 +64,10 @@ def rule_for(*names: str, inside: bool = False) -> Callable[[Rule], Rule]:
 
 class Changed(Exception):
     """A second evaluation of the loss did not do what the first did."""
+
+
+class Overwritten(Exception):
+    """The loss wrote to what the gradient of a parameter, its argument, is made of."""
 
 
 class Output(NamedTuple):
@@ -120,6 +126,9 @@ class Tape(TorchFunctionMode):
         self.outputs: list[Output] = []
         self.kept: list[tuple[Tensor, ...]] = []
         self.builds: list[list[tuple[int, Build]]] = []
+        # Under Dynamo memory has no versions; the abstract run of fl.jit looks at them.
+        self.has_versions = not torch.compiler.is_compiling()
+        self._versions: list[list[tuple[Tensor, int]]] = []
 
     def find(self, tensor: Any) -> Tracked | None:
         """What is known of a tensor that comes from a leaf."""
@@ -154,12 +163,25 @@ class Tape(TorchFunctionMode):
         self.outputs.append(Output(shape, output.dtype, output.device, value))
         self.kept.append(kept)
         self.builds.append(builds)
+        if self.has_versions:
+            # What is computed without gradients may be changed later, as with torch.
+            below = map(_memory, kept) if torch.is_grad_enabled() else ()
+            versions = [(x, x._version) for x in below if not x.is_inference()]
+            self._versions.append(versions)
         if self.probes is None:
             return output.detach() if stands_in else output
         probe = self.probes[number] if number < len(self.probes) else None
         if probe is None or probe.shape != output.shape or probe.dtype != output.dtype:
             raise Changed
         return probe if stands_in else output + probe
+
+    def overwritten(self) -> dict[int, str]:
+        """The outputs whose inputs were changed since; and the path of a leaf."""
+        return {
+            number: self.names[self.builds[number][0][0]]
+            for number, versions in enumerate(self._versions)
+            if any(x._version != version for x, version in versions)
+        }
 
     def __torch_function__(
         self,
@@ -194,6 +216,13 @@ def attribute(func: Any) -> str:
     """The name of the attribute of tensors that is read, or written: then with `=`."""
     name = getattr(func.__self__, "__name__", "")
     return f"{name}=" if func.__name__ == "__set__" else name
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """The tensor below all transforms, which counts how often it was written to."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
 
 
 def _level() -> int:
