@@ -3,6 +3,7 @@
 
 from functorch_lab.per_sample._accumulator import Accumulator
 from functorch_lab.per_sample._clip import Clipped, ClippedSum, clipped_sum
+from functorch_lab.per_sample._convolution_pair import ConvPair
 from functorch_lab.per_sample._difficulty import Difficulty, difficulty
 from functorch_lab.per_sample._explain import Explanation, explain
 from functorch_lab.per_sample._factor import Factor
@@ -30,6 +31,7 @@ __all__ = [
     "Check",
     "Clipped",
     "ClippedSum",
+    "ConvPair",
     "DensePair",
     "Difficulty",
     "Direct",

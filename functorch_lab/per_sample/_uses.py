@@ -9,12 +9,17 @@ return is float32 or better.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import torch
 from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.per_sample import _blocks
 from functorch_lab.per_sample._frame import Frame, wide
+
+if TYPE_CHECKING:
+    from functorch_lab.per_sample._convolution_pair import ConvPair
 
 
 def per_axis(vector: Tensor, like: Tensor) -> Tensor:
@@ -235,4 +240,4 @@ class Unused:
         return self
 
 
-Use = DensePair | IndexPair | Direct | Unused
+Use: TypeAlias = "DensePair | IndexPair | ConvPair | Direct | Unused"
