@@ -254,7 +254,8 @@ def is_library(filename: str) -> bool:
 def user_line() -> str:
     """`file.py:12`, the innermost line on the stack that is not a library's."""
     frame: FrameType
-    for frame, line in traceback.walk_stack(None):
+    # From here on: without a frame `walk_stack` leaves out some, for it is a generator.
+    for frame, line in traceback.walk_stack(sys._getframe(1)):
         if not is_library(frame.f_code.co_filename):
             return f"{frame.f_code.co_filename}:{line}"
     return "an unknown line"
