@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.per_sample import _blocks, _pairs
+from functorch_lab.per_sample._convolution_pair import ConvPair
 from functorch_lab.per_sample._frame import Frame, wide
 from functorch_lab.per_sample._uses import DensePair, Direct, IndexPair, Unused, Use
 
@@ -23,7 +25,7 @@ class Factor:
     only `materialize` forms the gradients of all samples.
 
     Attributes:
-        uses: at least one `DensePair`, `IndexPair`, `Direct` or `Unused`.
+        uses: at least one `DensePair`, `IndexPair`, `ConvPair`, `Direct` or `Unused`.
 
     Example:
         >>> import torch
@@ -121,6 +123,7 @@ def merged(uses: Sequence[Use]) -> Factor:
     """
     dense: dict[Frame, list[DensePair]] = {}
     index: dict[Frame, list[IndexPair]] = {}
+    images: dict[Any, list[ConvPair]] = {}
     direct: list[Tensor] = []
     rest: list[Use] = []
     for use in uses:
@@ -128,6 +131,9 @@ def merged(uses: Sequence[Use]) -> Factor:
             dense.setdefault(use.frame, []).append(use)
         elif isinstance(use, IndexPair):
             index.setdefault(use.frame, []).append(use)
+        elif isinstance(use, ConvPair):
+            sizes = tuple(use.signal.shape[2:]), tuple(use.response.shape[2:])
+            images.setdefault((use.geometry, use.frame, *sizes), []).append(use)
         elif isinstance(use, Direct):
             direct.append(use.value)
         else:
@@ -149,6 +155,13 @@ def merged(uses: Sequence[Use]) -> Factor:
             torch.cat([r.values for r in rows], 1) if len(rows) > 1 else rows[0].values
         )
         found.append(IndexPair(where, values, frame))
+    for same in images.values():
+        first = same[0]
+        if len(same) > 1:
+            signal = torch.cat([use.signal for use in same], 1)
+            response = torch.cat([use.response for use in same], 1)
+            first = ConvPair(signal, response, first.geometry, first.frame)
+        found.append(first)
     if direct:
         found.append(Direct(total(direct)))
     if len(found) + len(rest) > 1:
