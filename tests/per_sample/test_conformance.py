@@ -24,16 +24,10 @@ EXACT = [
     for dtype in row.dtypes
 ]
 REFUSED = [row for row in ROWS if row.refused is not None]
-# One of each kind of use.
+# What the files about operations don't trace, of leaves with rules and without.
 TRACED = [
-    "linear: 3-d input, bare",
-    "conv2d: groups 2",
     "conv_transpose1d: stride 2, padding 1, output_padding 1",
-    "embedding: padding_idx",
-    "group_norm: 2 groups",
-    "bias and scale: scale * x + bias",
     "functional: one leaf used otherwise, the others not",
-    "views: fused q, k, v, matrix sliced",
     "parametrizations: weight_norm",
 ]
 # A small matrix is not reported as a fallback, but these have factors of any size. The
@@ -138,8 +132,20 @@ def test_rows_under_jit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tied_model_compiled() -> None:
     row = BY_ID["reuse: tied embedding and head, F.linear"]
     case = row.make(torch.float32)
-    lengths = fl.jit(fl.per_sample.norms(case.loss_fn))(case.params, *case.batch)
+    exact = norms(expected(row))
+    bound = exact.median().item()
+
+    def both(*inputs: Any) -> Any:
+        clipped = fl.per_sample.clipped_sum(case.loss_fn, max_norm=bound)(*inputs)
+        return fl.per_sample.norms(case.loss_fn)(*inputs), clipped.norms, clipped.sum
+
+    lengths, same, total = fl.jit(both)(case.params, *case.batch)
     assert_right(row, torch.float32, lengths=lengths)
+    assert_right(row, torch.float32, lengths=same)
+    scales = (bound / exact).clamp(max=1)
+    for path, leaf in by_path(total).items():
+        wanted = torch.tensordot(scales, expected(row)[path], 1)
+        assert (leaf.double() - wanted).norm() <= 1e-5 * wanted.norm(), path
 
 
 def test_the_oracle_is_the_formula_of_a_linear_layer() -> None:

@@ -160,6 +160,13 @@ ROWS = {
     ),
 }
 rows_of_table = pytest.mark.parametrize("name", ROWS)
+IN_CHUNKS = [name for name in ROWS if name != "factors"]
+WAYS: dict[str, dict[str, Any]] = {
+    "factored": {},
+    "vmap": {"method": "vmap"},
+    "loop": {"method": "loop"},
+    "chunks": {"chunk_size": 3},
+}
 
 
 def call(name: str, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -201,26 +208,23 @@ def check(got: Named, expected: Named, tolerance: float = 1e-12) -> None:
         )
 
 
-@rows_of_table
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"method": "vmap"}, {"method": "loop"}, {"chunk_size": 3}],
-    ids=["factored", "vmap", "loop", "chunks"],
+    ("name", "way"),
+    [(n, way) for n in ROWS for way in WAYS if n in IN_CHUNKS or way != "chunks"],
 )
-def test_contractions_equal_those_of_the_gradients(name, options):
-    if name == "factors" and "chunk_size" in options:
-        pytest.skip("factors have no chunks")
+def test_contractions_equal_those_of_the_gradients(name, way):
     row, tree, inputs = ROWS[name], params(), batch()
-    got = call(name, row.make(loss_fn, **options), tree, *inputs)
+    got = call(name, row.make(loss_fn, **WAYS[way]), tree, *inputs)
     grads = gradients(loss_fn, tree, inputs)
     values = losses(loss_fn, tree, inputs)
     check(row.named(got), row.expected(grads, values, WEIGHTS.double()))
 
 
-@rows_of_table
-@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize(
+    ("name", "chunk_size"), [*((n, None) for n in ROWS), *((n, 2) for n in IN_CHUNKS)]
+)
 def test_padding_of_any_kind_does_not_count(name, chunk_size):
-    options = {} if name == "factors" else {"chunk_size": chunk_size}
+    options = {} if chunk_size is None else {"chunk_size": chunk_size}
     row, tree = ROWS[name], params()
     got = call(name, row.make(loss_fn, **options), tree, *padded(batch()), mask=MASK)
     real = rows(MASK, batch())
@@ -267,10 +271,8 @@ def per_sample_result(row: Row, got: Any) -> Any:
     return got[0]
 
 
-@rows_of_table
+@pytest.mark.parametrize("name", IN_CHUNKS)
 def test_aux_of_chunks_is_joined(name):
-    if name == "factors":
-        pytest.skip("factors have no chunks")
     row, tree, inputs = ROWS[name], params(), batch()
     function = row.make(with_aux(loss_fn), has_aux=True, chunk_size=3)
     got = call(name, function, tree, *inputs)
@@ -308,7 +310,7 @@ def test_lower_precisions_are_accumulated_in_float32(name, dtype):
 
 
 def test_traced_equals_eager(monkeypatch):
-    # Half a minute for all rows: these have between them all that the others have.
+    # Not all rows, each of which takes seconds: other files trace the other functions.
     monkeypatch.setattr("functorch_lab.transforms._compile.BACKEND", "eager")
     tree, inputs = mlp_params(), padded(batch()[1:2])
 
@@ -316,9 +318,7 @@ def test_traced_equals_eager(monkeypatch):
         return F.linear(x, params["up"], params["bias"]).square().sum()
 
     functions = [
-        per_sample.factors(loss_fn, wrt="up"),
         per_sample.norms(loss_fn, per={"all": "*", "up": "u*"}, wrt="up"),
-        per_sample.clipped_sum(loss_fn, max_norm=0.8, wrt="up"),
         per_sample.variance(loss_fn, chunk_size=4, wrt="up"),
     ]
 
@@ -335,12 +335,11 @@ def test_traced_equals_eager(monkeypatch):
     assert_close(fl.tree.leaves(got), fl.tree.leaves(eager))
 
 
-@rows_of_table
+# The groups of the row that is left out are of the other params.
+@pytest.mark.parametrize("name", [n for n in ROWS if "per group" not in n])
 def test_one_position_and_one_sample_each(name):
     row, tree = ROWS[name], mlp_params()
     x = batch()[1][:, 0]
-    if name == "squared_norms per group":
-        pytest.skip("its groups are of the other params")
     function = row.make(mlp_loss_fn)
     more = {"weights": WEIGHTS.double()} if name == "weighted_sum" else {}
     got = function(tree, x, **more)

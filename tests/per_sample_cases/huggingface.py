@@ -31,7 +31,7 @@ def _row(name: str, **expected: Any) -> Row:
         row = of_module("", name, build, inputs, losses=_losses, axis="kept")
         return row.make(dtype)
 
-    return Row("Hugging Face", name, make, dtypes=(torch.float64,), **expected)
+    return Row("Hugging Face", name, make, **expected)
 
 
 def _rows() -> Iterator[Row]:
