@@ -62,7 +62,7 @@ class UntiedGPT(GPT):
         return {**super().tree(), "head": head}
 
 
-def mlp() -> Problem:
+def mlp(samples: int = 128) -> Problem:
     """Three linear layers."""
     module = nn.Sequential(
         nn.Linear(784, 512),
@@ -72,7 +72,7 @@ def mlp() -> Problem:
         nn.Linear(512, 10),
     )
     layer, params, _ = fl.nn.from_module(module)
-    return _classifier(module, layer, params, torch.randn(128, 784), 5, 40)
+    return _classifier(module, layer, params, torch.randn(samples, 784), 5, 40)
 
 
 def cnn() -> Problem:
@@ -342,34 +342,38 @@ def measure(name: str) -> dict[str, Any]:
     }
 
 
-def memory_curve() -> dict[str, dict[str, int]]:
-    """Peak bytes of one compiled call on the GPT, over the size of the batch."""
+def memory_curve(make: Callable[[int], Problem]) -> dict[str, dict[str, int]]:
+    """Peak bytes of one compiled call, over the size of the batch."""
     found: dict[str, dict[str, int]] = {}
-    for sequences in BATCHES:
+    for samples in BATCHES:
         torch.manual_seed(0)
-        sides = ours(gpt(sequences=sequences))
+        sides = ours(make(samples))
         for side in (PLAIN, "norms", "norms by vmap(grad)"):
             sides[side]()
-            found.setdefault(side, {})[str(sequences)] = peak_bytes(sides[side])
-            mebibytes = found[side][str(sequences)] / 2**20
-            print(f"  batch {sequences:4d} {side:24s} {mebibytes:9.1f} MiB")
+            found.setdefault(side, {})[str(samples)] = peak_bytes(sides[side])
+            mebibytes = found[side][str(samples)] / 2**20
+            print(f"  batch {samples:4d} {side:24s} {mebibytes:9.1f} MiB", flush=True)
     return found
 
 
-def draw(curve: dict[str, dict[str, int]]) -> None:
-    """The curve as a figure of the docs."""
+def draw(curves: dict[str, dict[str, dict[str, int]]]) -> None:
+    """The curves as a figure of the docs."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
-    for side, points in curve.items():
-        mebibytes = [value / 2**20 for value in points.values()]
-        axes.loglog([int(b) for b in points], mebibytes, "o-", label=side, base=2)
-    axes.set_xlabel("samples in the batch")
-    axes.set_ylabel("peak memory of a call (MiB)")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure, panels = plt.subplots(
+        1, len(curves), figsize=(8.5, 3.4), layout="constrained", squeeze=False
+    )
+    for axes, (name, curve) in zip(panels[0], curves.items(), strict=True):
+        for side, points in curve.items():
+            mebibytes = [value / 2**20 for value in points.values()]
+            axes.loglog([int(b) for b in points], mebibytes, "o-", label=side, base=2)
+        axes.set_title(name)
+        axes.set_xlabel("samples in the batch")
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("peak memory of a call (MiB)")
+    panels[0][0].legend()
     FIGURE.parent.mkdir(exist_ok=True)
-    figure.savefig(FIGURE, dpi=150)
+    figure.savefig(FIGURE, dpi=130)
 
 
 def main() -> None:
@@ -382,9 +386,12 @@ def main() -> None:
     given = parser.parse_args()
     question = __doc__.splitlines()[0]
     if given.memory:
-        curve = memory_curve()
-        draw(curve)
-        write("per_sample_memory", {"machine": machine(), "peak bytes": curve})
+        curves = {
+            "MLP, 670 thousand parameters": memory_curve(mlp),
+            "GPT, 3.4 million parameters": memory_curve(lambda n: gpt(sequences=n)),
+        }
+        draw(curves)
+        write("per_sample_memory", {"machine": machine(), "peak bytes": curves})
         return
     for name in given.models or PROBLEMS:
         record = {"question": question, "machine": machine(), **measure(name)}

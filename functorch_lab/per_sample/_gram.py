@@ -25,6 +25,7 @@ from functorch_lab.per_sample._factor import total_squared_norm
 from functorch_lab.transforms._flat import kind_of
 
 
+@_checks.curried
 def gram(
     loss_fn: Callable[..., Any],
     *,
@@ -88,6 +89,7 @@ def gram(
     return _made("gram", loss_fn, options, lambda found: found.matrix)
 
 
+@_checks.curried
 def cosine_similarity(
     loss_fn: Callable[..., Any],
     *,

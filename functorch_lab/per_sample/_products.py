@@ -14,6 +14,7 @@ from functorch_lab.per_sample._call import Method, Options, Part, Selected, Wrt,
 from functorch_lab.transforms._flat import is_differentiable, kind_of
 
 
+@_checks.curried
 def inner_products(
     loss_fn: Callable[..., Any],
     *,
@@ -69,7 +70,7 @@ def inner_products(
     def products_fn(
         params: Any,
         *batch: Any,
-        tree: Any,
+        tree: Any = None,
         keys: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Any:

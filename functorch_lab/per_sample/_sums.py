@@ -54,12 +54,12 @@ def weighted_sum(
     def weighted_sum_fn(
         params: Any,
         *batch: Any,
-        weights: Tensor,
+        weights: Tensor | None = None,
         keys: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Any:
         size = _checks.batch("weighted_sum", batch, keys, mask)
-        _check_weights(weights, size)
+        weights = _checked(weights, size)
         rest = iter(weights.split(chunk_size or size))
 
         def contract(part: Part, selected: Selected) -> tuple[Any, Any]:
@@ -77,7 +77,7 @@ def weighted_sum(
     return weighted_sum_fn
 
 
-def _check_weights(weights: object, size: int) -> None:
+def _checked(weights: object, size: int) -> Tensor:
     if not isinstance(weights, Tensor) or weights.is_complex():
         raise TypeError(
             f"per_sample.weighted_sum: weights: expected a tensor of {size} real "
@@ -88,3 +88,4 @@ def _check_weights(weights: object, size: int) -> None:
             f"per_sample.weighted_sum: weights: expected shape ({size},), one for each "
             f"sample, got {tuple(weights.shape)}. Check how they are made."
         )
+    return weights
