@@ -367,11 +367,13 @@ def draw(curves: dict[str, dict[str, dict[str, int]]]) -> None:
         for side, points in curve.items():
             mebibytes = [value / 2**20 for value in points.values()]
             axes.loglog([int(b) for b in points], mebibytes, "o-", label=side, base=2)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
         axes.set_title(name)
         axes.set_xlabel("samples in the batch")
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("peak memory of a call (MiB)")
-    panels[0][0].legend()
+    panels[0][-1].legend(loc="upper left")
     FIGURE.parent.mkdir(exist_ok=True)
     figure.savefig(FIGURE, dpi=130)
 
