@@ -131,6 +131,23 @@ def run(  # noqa: PLR0913, PLR0917  (a call in full, and what is made of it)
     return joined(torch.cat, stacked), summed, joined(torch.cat, auxes)
 
 
+def stacking(
+    where: str, loss_fn: Callable[..., Any], options: Options, contract: Contract
+) -> Callable[..., Any]:
+    """The function of a batch whose result is what `contract` stacks."""
+    _checks.options(where, loss_fn, options)
+
+    def stacking_fn(
+        params: Any, *batch: Any, keys: Tensor | None = None, mask: Tensor | None = None
+    ) -> Any:
+        found, _, aux = run(
+            where, loss_fn, options, params, batch, keys, mask, contract
+        )
+        return (found, aux) if options.has_aux else found
+
+    return stacking_fn
+
+
 def collected_by(
     where: str,
     loss_fn: Callable[..., Any],

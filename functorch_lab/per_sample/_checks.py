@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from functorch_lab import tree
+from functorch_lab.transforms._engine import is_outermost, is_traced
 from functorch_lab.transforms._flat import (
     flatten,
     is_differentiable,
@@ -79,6 +80,19 @@ def options(where: str, loss_fn: object, given: Options) -> None:
         raise TypeError(
             f"per_sample.{where}: wrt: expected a path pattern or a predicate "
             f"wrt(path, leaf), got {kind_of(given.wrt)}. Write wrt='layers.*'."
+        )
+
+
+def outermost(where: str, what: str) -> None:
+    """Nothing traces or transforms the call.
+
+    Raises:
+        RuntimeError: something does, and there is no `what` to look at.
+    """
+    if is_traced() or not is_outermost():
+        raise RuntimeError(
+            f"per_sample.{where}: expected a call of its own, got one inside jit or "
+            f"another transform, where there are no {what}. Call it outside."
         )
 
 

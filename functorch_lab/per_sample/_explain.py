@@ -19,7 +19,6 @@ from functorch_lab.per_sample._costs import Costs, costs, shortened
 from functorch_lab.per_sample._factor import merged
 from functorch_lab.per_sample._uses import Direct, Unused, Use
 from functorch_lab.per_sample._watch import REMEDY, Place, Watch, places_of
-from functorch_lab.transforms._engine import is_outermost, is_traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,11 +135,7 @@ def explain(
     _checks.options("explain", loss_fn, options)
 
     def explain_fn(params: Any, *batch: Any, keys: Tensor | None = None) -> Explanation:
-        if is_traced() or not is_outermost():
-            raise RuntimeError(
-                "per_sample.explain: expected a call of its own, got one inside jit or "
-                "another transform, where there are no lines. Call it outside."
-            )
+        _checks.outermost("explain", "lines")
         _checks.batch("explain", batch, keys, None)
         selected = Selected("explain", params, wrt)
         every = Batch(batch, keys, None)

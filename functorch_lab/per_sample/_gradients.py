@@ -10,7 +10,15 @@ from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.per_sample import _checks
-from functorch_lab.per_sample._call import Method, Options, Part, Selected, Wrt, run
+from functorch_lab.per_sample._call import (
+    Method,
+    Options,
+    Part,
+    Selected,
+    Wrt,
+    run,
+    stacking,
+)
 from functorch_lab.per_sample._factor import root, total_squared_norm
 
 
@@ -60,20 +68,11 @@ def factors(
     kept as a list, whose gradients add up.
     """
     options = Options(wrt, method, None, has_aux, keep_batch_axis)
-    _checks.options("factors", loss_fn, options)
 
-    def factors_fn(
-        params: Any, *batch: Any, keys: Tensor | None = None, mask: Tensor | None = None
-    ) -> Any:
-        def contract(part: Part, selected: Selected) -> tuple[Any, Any]:
-            return selected.tree(part.factors), ()
+    def contract(part: Part, selected: Selected) -> tuple[Any, Any]:
+        return selected.tree(part.factors), ()
 
-        found, _, aux = run(
-            "factors", loss_fn, options, params, batch, keys, mask, contract
-        )
-        return (found, aux) if has_aux else found
-
-    return factors_fn
+    return stacking("factors", loss_fn, options, contract)
 
 
 @_checks.curried
@@ -131,20 +130,11 @@ def grads(
                 [6., 8.]])
     """
     options = Options(wrt, method, chunk_size, has_aux, keep_batch_axis)
-    _checks.options("grads", loss_fn, options)
 
-    def grads_fn(
-        params: Any, *batch: Any, keys: Tensor | None = None, mask: Tensor | None = None
-    ) -> Any:
-        def contract(part: Part, selected: Selected) -> tuple[Any, Any]:
-            return _materialized(part, selected), ()
+    def contract(part: Part, selected: Selected) -> tuple[Any, Any]:
+        return _materialized(part, selected), ()
 
-        found, _, aux = run(
-            "grads", loss_fn, options, params, batch, keys, mask, contract
-        )
-        return (found, aux) if has_aux else found
-
-    return grads_fn
+    return stacking("grads", loss_fn, options, contract)
 
 
 @_checks.curried

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.per_sample import _checks
-from functorch_lab.transforms._engine import is_outermost, is_traced
 from functorch_lab.transforms._flat import kind_of, name_of
 
 # A change of so many roundings of the largest number of an output is no rounding.
@@ -94,11 +93,7 @@ def check_independent(batch_fn: Callable[..., Any]) -> Callable[..., Independenc
         )
 
     def check_fn(params: Any, *batch: Any) -> Independence:
-        if is_traced() or not is_outermost():
-            raise RuntimeError(
-                f"{where}: expected a call of its own, got one inside jit or another "
-                "transform, where there are no numbers. Call it outside."
-            )
+        _checks.outermost("check_independent", "numbers")
         size = _checks.batch("check_independent", batch, None, None)
         if size == 1:
             raise ValueError(

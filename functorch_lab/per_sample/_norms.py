@@ -10,7 +10,14 @@ from torch import Tensor
 
 from functorch_lab import tree
 from functorch_lab.per_sample import _checks
-from functorch_lab.per_sample._call import Method, Options, Part, Selected, Wrt, run
+from functorch_lab.per_sample._call import (
+    Method,
+    Options,
+    Part,
+    Selected,
+    Wrt,
+    stacking,
+)
 from functorch_lab.per_sample._factor import root, total, total_squared_norm
 from functorch_lab.per_sample._groups import Groups, check_groups, members
 
@@ -125,7 +132,6 @@ def _made(
     options: Options,
     per: str | Groups | None,
 ) -> Callable[..., Any]:
-    _checks.options(where, loss_fn, options)
     if isinstance(per, str) and per != "leaf":
         raise ValueError(
             f"per_sample.{where}: per: expected None, 'leaf' or a dict of path "
@@ -146,12 +152,4 @@ def _made(
             for name, numbers in groups.items()
         }, ()
 
-    def squared_norms_fn(
-        params: Any, *batch: Any, keys: Tensor | None = None, mask: Tensor | None = None
-    ) -> Any:
-        found, _, aux = run(
-            where, loss_fn, options, params, batch, keys, mask, contract
-        )
-        return (found, aux) if options.has_aux else found
-
-    return squared_norms_fn
+    return stacking(where, loss_fn, options, contract)

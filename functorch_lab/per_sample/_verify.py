@@ -21,7 +21,6 @@ from functorch_lab.per_sample._call import (
 )
 from functorch_lab.per_sample._collect import Batch, SampleLoss
 from functorch_lab.per_sample._frame import wide
-from functorch_lab.transforms._engine import is_outermost, is_traced
 from functorch_lab.transforms._flat import name_of
 
 # Relative to the norm of a sample's gradient.
@@ -101,11 +100,7 @@ def check(
     _checks.options("check", loss_fn, options)
 
     def check_fn(params: Any, *batch: Any, keys: Tensor | None = None) -> Check:
-        if is_traced() or not is_outermost():
-            raise RuntimeError(
-                "per_sample.check: expected a call of its own, got one inside jit or "
-                "another transform, where there are no numbers. Call it outside."
-            )
+        _checks.outermost("check", "numbers")
         _checks.batch("check", batch, keys, None)
         selected = Selected("check", params, wrt)
         every = Batch(batch, keys, None)
