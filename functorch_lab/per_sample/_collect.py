@@ -139,8 +139,7 @@ def find(
             return value, aux, tape.kept
 
         values, aux, kept = vmap(one)(variables, *batch.mapped())
-        counted = values if batch.mask is None else chosen(batch.mask, values)
-        return counted.sum(), (values, aux, kept)
+        return values.sum(), (values, aux, kept)  # `collect` masks the gradients
 
     count = batch.size()
     probes = [output.probe(count) for output in outputs]
