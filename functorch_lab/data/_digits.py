@@ -1,33 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The handwritten digits that scikit-learn carries with it."""
 
-from dataclasses import dataclass
-
 import torch
-from torch import Tensor
 
-from functorch_lab import random
-from functorch_lab.data._devices import present_device
-from functorch_lab.data._splits import split
-from functorch_lab.data._splits import standardize as _standardize
+from functorch_lab.data._scikit_learn import Splits, cut
 from functorch_lab.types import Key
-
-_TEST = 0.2
-
-
-@dataclass(frozen=True, eq=False)
-class Splits:
-    """The parts of a data set, each a tuple (x, y) with one row per sample.
-
-    Attributes:
-        train: What the parameters are fitted to.
-        validation: For choices made during training; has no rows unless asked for.
-        test: Looked at once, at the end.
-    """
-
-    train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
 
 
 def digits(
@@ -69,35 +46,13 @@ def digits(
         >>> x.shape, y.shape, data.digits().test[1].shape
         (torch.Size([1438, 64]), torch.Size([1438]), torch.Size([359]))
     """
-    if not 0 <= validation < 1 - _TEST:
-        raise ValueError(
-            f"data.digits: validation: expected a share in [0, {1 - _TEST:g}), got "
-            f"{validation}. A fifth of the samples is the test set."
-        )
-    if device is None:
-        device = torch.get_default_device()
-    else:
-        device = present_device(device, where="data.digits")
-    try:
-        from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "data.digits: expected scikit-learn, which carries the images, got no such "
-            "module. Install it with: pip install 'functorch-lab[lab]'"
-        ) from error
-    pixels, labels = load_digits(return_X_y=True)
-    fractions = (1 - _TEST - validation, validation, _TEST)
-    # The split is made on the CPU, whatever the default, to be the same everywhere.
-    with torch.device("cpu"):
-        x = torch.tensor(pixels, dtype=torch.get_default_dtype())
-        y = torch.tensor(labels, dtype=torch.int64)
-        x = x.reshape(-1, 1, 8, 8) if images else x
-        key = random.key(0) if key is None else key.cpu()
-        parts = split(key, (x, y), [f for f in fractions if f])
-        xs, ys = [list(part) for part in zip(*parts, strict=True)]
-        if standardize:
-            xs = _standardize(*xs, dims=(0, 2, 3) if images else (0,))
-    pairs = [(x.to(device), y.to(device)) for x, y in zip(xs, ys, strict=True)]
-    if not validation:
-        pairs.insert(1, (pairs[0][0][:0], pairs[0][1][:0]))
-    return Splits(*pairs)
+    return cut(
+        "data.digits",
+        "load_digits",
+        (1, 8, 8) if images else (64,),
+        torch.int64,
+        key=key,
+        device=device,
+        dims=((0, 2, 3) if images else (0,)) if standardize else None,
+        validation=validation,
+    )
