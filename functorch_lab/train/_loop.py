@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plain training loop."""
+"""The training loop."""
 
-import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from functorch_lab import random, tree
+from functorch_lab.train._early_stopping import EarlyStopping
+from functorch_lab.train._interrupt import Interrupted, Stop, stop_signals
+from functorch_lab.train._logs import History, Logs, Row
 from functorch_lab.train._progress import progress_line
+from functorch_lab.train._run import Run, as_run
+from functorch_lab.train._session import Session
 from functorch_lab.train._state import TrainState
 from functorch_lab.types import Key
 
@@ -20,31 +23,11 @@ _WHERE = "train.fit"
 # Keys of epochs must not meet the keys of steps, fold_in(key, step): they start from
 # a number that no run counts up to ("epoc" in ASCII).
 _EPOCHS = 0x65706F63
-# How many losses stay on the device until they are looked at: waiting for each would
-# leave the device idle between steps.
-_CHECK_EVERY = 100
 
 Data = Callable[[Key], Iterable[Any]] | Iterable[Any]
-Row = dict[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class History:
-    """What happened in a call of `fit`.
-
-    Attributes:
-        logs: The 0-d entries of the step's logs, on the CPU, each stacked to shape
-            (steps,).
-        epochs: A dict per epoch: "epoch" (from 1, in this call), "step" (in the whole
-            run, at the epoch's end), "loss" (mean over the epoch), "seconds" (since the
-            call) and what `evaluate` gave.
-    """
-
-    logs: dict[str, Any]
-    epochs: list[Row]
-
-
-def fit(
+def fit(  # noqa: PLR0913, each option is one thing that a loop does
     step: Callable[..., tuple[TrainState, dict[str, Any]]],
     state: TrainState,
     data: Data,
@@ -53,43 +36,61 @@ def fit(
     steps: int | None = None,
     evaluate: Callable[[TrainState], dict[str, Any]] | None = None,
     callbacks: Sequence[Callable[[TrainState, Row], Any]] = (),
+    early_stopping: EarlyStopping | None = None,
+    run_dir: Run | str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[TrainState, History]:
-    """Train for some more epochs or steps.
+    """Train for some more epochs or steps, or, with a run, up to so many in all.
 
     The state alone decides how training goes on: the order of an epoch comes from a
     key made of `state.key` and the step at which the epoch starts. Where the data
     know their length, as `data.batches` do, a state in the middle of an epoch goes on
     there, and two calls end in the same bits as one.
 
+    With `run_dir`, logs and checkpoints go to a folder, and a run that was stopped, in
+    whatever way, can be resumed: `open_run(path, resume=True)`, and the same call. It
+    ends in the same bits as one that was not stopped: state, history and log, but for
+    the seconds. Data that come in an order of their own (neither from the key nor
+    always the same), and callbacks with a memory, are what it can't bring back.
+
     Args:
         step: `step(state, *batch) -> (state, logs)` with logs["loss"] of shape (), as
-            `make_step` makes it.
+            `make_step` makes it. logs["samples"], if there is one, weighs the loss in
+            the epoch's mean.
         state: Where to start; a donating step uses it up.
         data: Gives the batches of an epoch from its key, such as
-            `lambda key: data.batches(key, (x, y), 128)`, or an iterable that can be
-            gone through once per epoch, such as `data.from_dataloader(loader)`. A
-            batch is the tuple or list of arguments after the state; anything else,
-            such as a dict, is one argument.
+            `lambda key: data.batches(key, (x, y), 128)` or
+            `data.from_dataloader(loader)`, or an iterable that can be gone through once
+            per epoch. A batch is the tuple or list of arguments after the state;
+            anything else, such as a dict, is one argument.
         epochs: How many epochs to train; the first may be the rest of one.
-        steps: How many steps to train. Give one of both.
+        steps: How many steps to train. Give one of both. A resumed run counts from its
+            beginning.
         evaluate: `evaluate(state)` is called after each epoch; its entries join the
             epoch's row.
         callbacks: Each is called as `callback(state, row)` after each epoch; a true
             answer ends training. The state is only valid until the next step if that
             donates it.
+        early_stopping: Which entry of the row to watch, when to stop, and whether to
+            end with the best epoch's state.
+        run_dir: The folder of a new run, or what `open_run` gave. Ctrl-C and SIGTERM
+            then stop after the step, and save.
         progress: Show a progress line on standard error.
 
     Returns:
-        The last state and the history.
+        The last state, or the best, and the history.
 
     Raises:
         TypeError: If `epochs` or `steps` is not an int, or the batches of an epoch
             can't be iterated.
         ValueError: If not exactly one of `epochs` and `steps` is given, it is less
-            than 1, or an epoch has no batches.
+            than 1, an epoch has no batches, or `early_stopping` watches what is not
+            there; if the run's folder is in use, its checkpoints are all damaged, or
+            hold another state than this one (the first difference is named).
         FloatingPointError: If a loss or logs["grad_norm"] is not finite, with the first
             such step.
+        OSError: If the run's folder can't be written to; its checkpoints stay.
+        Interrupted: After Ctrl-C or SIGTERM, when the run is saved.
 
     Example:
         >>> import torch
@@ -103,47 +104,109 @@ def fit(
         (3.5, [16.0, 4.0, 1.0])
     """
     limit = _check_length(epochs, steps)
-    taken = int(state.step)
-    start, began = taken, time.perf_counter()
-    logs, rows = _Logs(taken), []
+    run = as_run(run_dir)
     unit = "epoch" if steps is None else "step"
-    total = limit if steps is None else start + limit
-    with progress_line(unit if progress else None, total) as show:
-        stop = False
-        while not stop:
-            first = taken
-            passed = _rest_of_epoch(data, state.key, taken)
-            if steps is not None:
-                passed = islice(passed, start + limit - taken)
-            for batch in passed:
-                arguments = batch if isinstance(batch, (tuple, list)) else (batch,)
-                state, step_logs = step(state, *arguments)
-                taken += 1
-                logs.add(step_logs)
-            if taken == first:
-                raise ValueError(
-                    f"{_WHERE}: data: expected at least one batch per epoch, got none "
-                    f"after step {taken}. Check the data's length against the batch "
-                    "size, and that the data can be iterated again."
+    keeps_best = run is not None or (early_stopping and early_stopping.restore_best)
+    with Session(run, state) as session, stop_signals(run is not None) as stop:
+        state, rows, at = session.state, session.rows, session.position
+        end = at.start + limit if steps is not None else None
+        logs = Logs(at.start, session.columns, session.write)
+        began = time.perf_counter() - at.seconds
+
+        def reached() -> bool:
+            return len(rows) >= limit if end is None else at.taken >= end
+
+        def pause() -> None:
+            logs.check()
+            at.seconds = time.perf_counter() - began
+            session.save(state)
+            if stop.asked and not at.finished:
+                raise Interrupted(
+                    f"{_WHERE}: stopped after step {at.taken}, and saved. Go on with "
+                    f"open_run({str(run.folder) if run else None!r}, resume=True)."
                 )
-            row = {
-                "epoch": len(rows) + 1,
-                "step": taken,
-                "loss": logs.mean_since(first),
-                **(evaluate(state) if evaluate else {}),
-                "seconds": time.perf_counter() - began,
-            }
-            rows.append(row)
-            show(row)
-            # Every callback is called, also after one has asked to stop.
-            answers = [callback(state, row) for callback in callbacks]
-            done = len(rows) if steps is None else taken - start
-            stop = any(answers) or done >= limit
-    return state, History(logs.stacked(), rows)
+
+        with progress_line(unit if progress else None, end or limit) as show:
+            # An epoch whose last step was taken, but which has no row yet, is open.
+            while at.taken > at.first or not (at.stopped or reached()):
+                batches, at.origin = _rest_of_epoch(
+                    data, state.key, at.taken, at.origin
+                )
+                if end is not None:
+                    batches = islice(batches, end - at.taken)
+                for batch in _until_stopped(batches, stop):
+                    arguments = batch if isinstance(batch, (tuple, list)) else (batch,)
+                    state, step_logs = step(state, *arguments)
+                    at.taken += 1
+                    logs.add(step_logs)
+                    if stop.asked or session.due(epoch_ends=False):
+                        pause()
+                if stop.asked:
+                    pause()
+                if at.taken == at.first:
+                    raise ValueError(
+                        f"{_WHERE}: data: expected at least one batch per epoch, got "
+                        f"none after step {at.taken}. Check the data's length against "
+                        "the batch size, and that the data can be iterated again."
+                    )
+                row = {
+                    "epoch": len(rows) + 1,
+                    "step": at.taken,
+                    "loss": logs.mean_since(at.first),
+                    **({"lr": lr} if (lr := logs.last("lr")) is not None else {}),
+                    **(_numbers(evaluate(state)) if evaluate else {}),
+                    "seconds": time.perf_counter() - began,
+                }
+                rows.append(row)
+                session.write([row])
+                show(row)
+                # Every callback is called, also after one has asked to stop.
+                answers = [callback(state, row) for callback in callbacks]
+                if early_stopping:
+                    answers.append(early_stopping.stops(rows))
+                    if early_stopping.best(rows) == len(rows) - 1 and keeps_best:
+                        session.best, at.best = tree.copy(state), at.taken
+                at.first, at.origin, at.stopped = at.taken, None, any(answers)
+                at.finished = at.stopped or reached()
+                if at.finished or stop.asked or session.due(epoch_ends=True):
+                    pause()
+        if early_stopping and early_stopping.restore_best and session.best is not None:
+            state = session.best
+    return state, History(logs.columns(), rows)
 
 
-def _rest_of_epoch(data: Data, key: Tensor, taken: int) -> Iterator[Any]:
-    """The batches that are left of the epoch in which the next step lies."""
+def _until_stopped(batches: Iterator[Any], stop: Stop) -> Iterator[Any]:
+    # The processes of a loader may end of the same Ctrl-C, which then can't go on.
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception:
+            if stop.asked:
+                return
+            raise
+        yield batch
+
+
+def _numbers(values: dict[str, Any]) -> Row:
+    return {
+        name: v.item() if isinstance(v, Tensor) and v.ndim == 0 else v
+        for name, v in values.items()
+    }
+
+
+def _rest_of_epoch(
+    data: Data, key: Tensor, taken: int, origin: int | None
+) -> tuple[Iterator[Any], int]:
+    """The batches that are left of an epoch, and the step at which its order starts.
+
+    Args:
+        data: What `fit` was given.
+        key: The run's.
+        taken: Steps taken so far.
+        origin: Where the epoch's order starts; found from the data's length if None.
+    """
 
     def passed(first_step: int) -> Iterable[Any]:
         found: Any = data
@@ -159,76 +222,13 @@ def _rest_of_epoch(data: Data, key: Tensor, taken: int) -> Iterator[Any]:
             )
         return found
 
-    batches = passed(taken)
-    length = len(batches) if isinstance(batches, Sized) else 0
-    gone = taken % length if length else 0
-    if gone:
-        batches = passed(taken - gone)
-    return islice(iter(batches), gone, None)
-
-
-class _Logs:
-    """Logs of single steps, looked at in chunks."""
-
-    def __init__(self, first: int) -> None:
-        self._first = first
-        self._unseen: list[dict[str, Any]] = []
-        self._chunks: list[dict[str, Any]] = []
-        self._losses: list[float] = []
-
-    def add(self, logs: dict[str, Any]) -> None:
-        loss: Any = logs.get("loss") if isinstance(logs, dict) else None
-        if not isinstance(loss, Tensor) or loss.ndim:
-            got = tuple(loss.shape) if isinstance(loss, Tensor) else repr(loss)
-            raise TypeError(
-                f'{_WHERE}: step: expected a tensor of shape () in logs["loss"], got '
-                f"{got}. Return (state, logs) as the steps of make_step do."
-            )
-        self._unseen.append(tree.map(lambda leaf: leaf if leaf.ndim == 0 else (), logs))
-        if len(self._unseen) >= _CHECK_EVERY:
-            self._check()
-
-    def mean_since(self, step: int) -> float:
-        self._check()
-        losses = self._losses[step - self._first :]
-        return math.fsum(losses) / len(losses)
-
-    def stacked(self) -> dict[str, Any]:
-        return tree.map(lambda *chunks: torch.cat(chunks), *self._chunks)
-
-    def _check(self) -> None:
-        if not self._unseen:
-            return
-        chunk = tree.to(tree.stack(self._unseen), "cpu")
-        self._unseen = []
-        self._chunks.append(chunk)
-        seen = len(self._losses)
-        new = chunk["loss"].tolist()
-        self._losses += new
-        norms = chunk.get("grad_norm")
-        norms = norms.tolist() if isinstance(norms, Tensor) else [0.0] * len(new)
-        for i, (loss, norm) in enumerate(zip(new, norms, strict=True), start=seen):
-            if not math.isfinite(loss):
-                raise FloatingPointError(self._message(i, "loss", loss))
-            if not math.isfinite(norm):
-                raise FloatingPointError(self._message(i, "gradient norm", norm))
-
-    def _message(self, i: int, what: str, value: float) -> str:
-        step = self._first + i + 1
-        got = f"{_WHERE}: {what}: expected finite values, got {value}"
-        if not i:  # no update has been made that could be too large
-            return (
-                f"{got} at step {step}; there was no finite {what} before. Check the "
-                "data (data.check_classification) and the initial parameters, or find "
-                "the cause with debug.nans."
-            )
-        last = i - 1 if what == "loss" else i
-        return (
-            f"{got} at step {step}; the last finite loss was "
-            f"{self._losses[last]:.6g} at step {self._first + last + 1}. Lower lr, "
-            "clip gradients (optim.clip_by_global_norm), or find the cause with "
-            "debug.nans."
-        )
+    batches = passed(taken if origin is None else origin)
+    if origin is None:
+        length = len(batches) if isinstance(batches, Sized) else 0
+        origin = taken - (taken % length if length else 0)
+        if origin < taken:
+            batches = passed(origin)
+    return islice(iter(batches), taken - origin, None), origin
 
 
 def _check_length(epochs: int | None, steps: int | None) -> int:

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorBoard's event files, where that package is installed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from functorch_lab.train._journal import is_number
+from functorch_lab.train._logs import Row
+
+FOLDER = "tensorboard"
+
+
+class Events:
+    """Numbers of steps as `step/NAME`, those of epochs as `epoch/NAME`.
+
+    Args:
+        folder: The run's.
+        taken: Steps taken: TensorBoard drops what it has of later ones.
+    """
+
+    def __init__(self, folder: Path, taken: int) -> None:
+        self._writer: Any = None
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(folder / FOLDER, purge_step=taken + 1)
+
+    def write(self, row: Row) -> None:
+        """Add the row's numbers at its step."""
+        if self._writer is None:
+            return
+        kind = "epoch" if "epoch" in row else "step"
+        for name, value in row.items():
+            if is_number(value) and name not in ("step", "epoch"):
+                self._writer.add_scalar(f"{kind}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        if self._writer is not None:
+            self._writer.close()
