@@ -2,9 +2,11 @@
 """Metrics over a whole data set, from one compiled function of one batch shape."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from functorch_lab import data, tree
+from functorch_lab.metrics import mean
 from functorch_lab.transforms import jit
 
 
@@ -23,7 +25,10 @@ def make_evaluate(
         apply: `apply(params, x)` gives the outputs for a batch of inputs. Any tree
             will do for params, such as (params, model_state).
         metrics: By name; each is updated as
-            `update(state, outputs, y, mask=mask)` with the mask of shape (batch,).
+            `update(state, outputs, y, mask=mask)` with the mask of shape (batch,). A
+            function in place of a metric, such as `losses.cross_entropy`, stands for
+            the mean over the samples of what it gives: `f(outputs, y)` of shape
+            (batch,).
         batch_size: Samples per batch; the data's length if that is smaller.
 
     Returns:
@@ -62,7 +67,7 @@ def make_evaluate(
             f"{where}: batch_size: expected at least 1, got {batch_size}. Give the "
             "number of samples per call."
         )
-    metrics = dict(metrics)
+    metrics = {name: _metric(metric) for name, metric in metrics.items()}
 
     @jit
     def update(states: Any, params: Any, batch: Any, mask: Any) -> Any:
@@ -80,3 +85,14 @@ def make_evaluate(
         return {name: m.compute(states[name]) for name, m in metrics.items()}
 
     return evaluate
+
+
+def _metric(metric: Any) -> Any:
+    if hasattr(metric, "update"):
+        return metric
+    average = mean()
+
+    def update(state: Any, outputs: Any, y: Any, *, mask: Any) -> Any:
+        return average.update(state, metric(outputs, y), mask=mask)
+
+    return replace(average, update=update)

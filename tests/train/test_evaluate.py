@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from functorch_lab import metrics, train
+from functorch_lab import losses, metrics, train
 
 X = torch.linspace(-1.5, 4.5, 33).sin().reshape(11, 3)
 Y = torch.arange(11) * 5 // 2 % 3
@@ -33,6 +33,16 @@ def test_equals_a_loop_over_samples(batch_size: int) -> None:
     assert found["confusion"].long().tolist() == counts.tolist()
     assert_close(
         found["accuracy"].item(), counts.trace().item() / 11, rtol=1e-6, atol=0
+    )
+
+
+def test_a_function_stands_for_its_mean_over_the_samples() -> None:
+    evaluate = train.make_evaluate(
+        lambda w, x: x @ w, {"loss": losses.cross_entropy}, batch_size=4
+    )
+    each = torch.nn.functional.cross_entropy(X @ W, Y, reduction="none")
+    assert_close(
+        evaluate(W, X, Y)["loss"].item(), sum(each.tolist()) / 11, rtol=1e-6, atol=0
     )
 
 
