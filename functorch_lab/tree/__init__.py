@@ -25,6 +25,7 @@ from functorch_lab.tree._flatten import flatten, leaves, map, structure, unflatt
 from functorch_lab.tree._partition import combine, partition
 from functorch_lab.tree._paths import map_with_path, paths, select
 from functorch_lab.tree._stack import ravel, stack, unstack
+from functorch_lab.tree._state_dict import from_state_dict, to_state_dict
 
 __all__ = [
     "add",
@@ -41,6 +42,7 @@ __all__ = [
     "diff",
     "equal",
     "flatten",
+    "from_state_dict",
     "leaves",
     "map",
     "map_with_path",
@@ -59,6 +61,7 @@ __all__ = [
     "structure",
     "sub",
     "to",
+    "to_state_dict",
     "unflatten",
     "unstack",
     "vdot",
