@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -70,3 +71,32 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def told(where: str, path: str | os.PathLike[str], expected: str) -> Iterator[None]:
+    """Words for what the system says of the file at `path`.
+
+    Raises:
+        TypeError: `path` is no path.
+        OSError: the block raised one, or there is a folder of that name.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"{where}: path: expected a path, got a {type(path).__name__}. Pass the "
+            "name of a file."
+        )
+    try:
+        if Path(path).is_dir():
+            raise OSError(errno.EISDIR, "it is a folder")
+        yield
+    except OSError as error:
+        folder = Path(path).parent
+        if folder.is_dir():
+            got, remedy = error.strerror or str(error), "Pass another path"
+        else:
+            got, remedy = "there is no such folder", f"Make {folder} first"
+        raise OSError(
+            f"{where}: path: expected {expected}, got {os.fspath(path)}: {got}. "
+            f"{remedy}."
+        ) from error

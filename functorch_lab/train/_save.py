@@ -3,31 +3,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from functorch_lab import tree as trees
 from functorch_lab.train import _format, _structure
-from functorch_lab.train._files import written
-from functorch_lab.train._structure import Mismatch, Place, UnknownNode
+from functorch_lab.train._files import told, written
+from functorch_lab.train._stored import stored
+from functorch_lab.train._structure import Place
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-
-
-class _Stored(NamedTuple):
-    """A file's tree: its structure, and for each leaf its paths and its place."""
-
-    structure: Any
-    places: list[Place]
-    specs: list[_format.Spec]
 
 
 def save(
@@ -69,14 +59,20 @@ def save(
     """
     noted = _noted({} if metadata is None else metadata)
     leaves: list[Any] = []
-    structure = _structure.record(tree, leaves)
-    places = _structure.places(structure)
+    try:
+        structure = _structure.record(tree, leaves, "save: tree")
+        places = _structure.places(structure)
+        names = _names(places)
+        whole = json.dumps({"tree": structure, "names": names}, separators=(",", ":"))
+    except RecursionError:
+        raise ValueError(
+            "train.save: tree: expected some hundred levels at most, got more. Keep a "
+            "long list as a list, not as nested pairs."
+        ) from None
     for leaf, place in zip(leaves, places, strict=True):
         _check_leaf(leaf, place.bracket or "the root")
-    names = _names(places)
-    whole = json.dumps({"tree": structure, "names": names}, separators=(",", ":"))
-    with _told("save", path, "a file that can be written"), written(path) as file:
-        tensors = dict(zip(names, leaves, strict=True))
+    tensors = dict(zip(names, leaves, strict=True))
+    with told("train.save", path, "a file that can be written"), written(path) as file:
         _format.write(file, tensors, {"structure": whole, "metadata": noted})
 
 
@@ -122,17 +118,22 @@ def restore(
         {'encoder': tensor(2.), 'head': tensor([7.])}
     """
     chosen = None if device is None else _device(device)
-    with _open(path) as file:
-        _, stored = _contents(path, file)
-        if like is not None:
-            return _into(path, file, stored, like, pattern, chosen)
-        wanted = _matching(stored.places, pattern)
-        holes: list[Any] = [()] * len(stored.places)
-        with _known(path):  # before anything is read
-            _structure.build(stored.structure, holes)
-        for i in wanted:
-            holes[i] = _read(path, file, stored, i, chosen)
-        return _structure.build(stored.structure, holes)
+    with stored(path) as file:
+        if like is None:
+            leaves: list[Any] = [()] * len(file.places)
+            file.build(leaves)  # what it cannot build is told before much is read
+            for number in file.matching(pattern):
+                leaves[number] = file.read(number, chosen)
+            return file.build(leaves)
+        sources = file.sources(like, pattern)
+
+        def fill(path: str, leaf: Tensor) -> Tensor:
+            if path not in sources:
+                return leaf
+            own = torch.device("cpu") if leaf.is_meta else leaf.device
+            return file.read(sources[path], chosen or own)
+
+        return trees.map_with_path(fill, like)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -142,9 +143,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: as `restore`.
         OSError: the file cannot be read.
     """
-    with _open(path) as file:
-        header, _ = _contents(path, file)
-        return json.loads(header.metadata["metadata"])
+    with stored(path) as file:
+        return file.metadata
 
 
 def _noted(metadata: Mapping[str, Any]) -> str:
@@ -200,148 +200,10 @@ def _is_traced(leaf: Tensor) -> bool:
 def _names(places: Sequence[Place]) -> list[str]:
     """Torch's flat names, or bracket paths where those cannot serve as names."""
     names = [place.dotted for place in places]
-    try:
-        fit = "".join(names).isprintable() and "__metadata__" not in names
-    except UnicodeError:
-        fit = False
-    if fit and len(set(names)) == len(names):
+    distinct = len(set(names)) == len(names) and "__metadata__" not in names
+    if distinct and "".join(names).isprintable():
         return names
     return [place.bracket for place in places]
-
-
-def _contents(
-    path: str | os.PathLike[str], file: BinaryIO
-) -> tuple[_format.Header, _Stored]:
-    """What is in a file; a file that is too short or too long is refused."""
-    try:
-        header = _format.read_header(file)
-    except _format.Refused as refused:
-        raise _refusal(path, str(refused)) from None
-    whole = json.loads(header.metadata["structure"])
-    with _known(path):
-        places = _structure.places(whole["tree"])
-    specs = [header.specs[name] for name in whole["names"]]
-    size = os.fstat(file.fileno()).st_size
-    if size > header.size:
-        raise _refusal(path, f"a file with {size - header.size} bytes more")
-    if size < header.size:
-        paths = [
-            place.bracket or "the root"
-            for spec, place in zip(specs, places, strict=True)
-            if spec.stop > size
-        ]
-        raise _refusal(
-            path,
-            f"a truncated file: {size} bytes of {header.size}, the first tensor that "
-            f"is not whole is at {paths[0]}",
-        )
-    return header, _Stored(whole["tree"], places, specs)
-
-
-def _read(
-    path: str | os.PathLike[str],
-    file: BinaryIO,
-    stored: _Stored,
-    number: int,
-    device: torch.device | None,
-) -> Tensor:
-    leaf = _format.read(file, stored.specs[number])
-    if leaf is None:
-        at = stored.places[number].bracket or "the root"
-        raise _refusal(
-            path, f"a corrupted file: the tensor at {at} does not match its checksum"
-        )
-    return leaf if device is None else leaf.to(device)
-
-
-def _into(
-    path: str | os.PathLike[str],
-    file: BinaryIO,
-    stored: _Stored,
-    like: Any,
-    pattern: str | None,
-    device: torch.device | None,
-) -> Any:
-    """The file's leaves in a tree like another."""
-    leaves: list[Any] = []
-    structure = _structure.record(like, leaves)
-    places = _structure.places(structure)
-    for leaf, place in zip(leaves, places, strict=True):
-        if not isinstance(leaf, Tensor):
-            raise TypeError(
-                f"train.restore: like: expected tensors, got a {type(leaf).__name__} "
-                f"at {place.bracket or 'the root'}. Pass a tree such as was saved."
-            )
-    pairs = (
-        _structure.pairs(structure, stored.structure)
-        if pattern is None
-        else _pairs_at(places, stored.places, pattern)
-    )
-    sources = {}
-    for pair in pairs:
-        found = pair
-        if not isinstance(pair, Mismatch):
-            at, ours, theirs = pair
-            found = _difference(at, leaves[ours], stored.specs[theirs])
-            sources[places[ours].bracket] = theirs
-        if isinstance(found, Mismatch):
-            raise ValueError(
-                f"train.restore: {os.fspath(path)} and like differ at {found.path}: "
-                f"expected {found.expected}, got {found.got}. Pass a tree such as was "
-                "saved, or pattern= for a part of it."
-            )
-
-    def fill(at: str, leaf: Tensor) -> Tensor:
-        if at not in sources:
-            return leaf
-        own = torch.device("cpu") if leaf.device.type == "meta" else leaf.device
-        return _read(path, file, stored, sources[at], device or own)
-
-    return trees.map_with_path(fill, like)
-
-
-def _difference(path: str, expected: Tensor, got: _format.Spec) -> Mismatch | None:
-    first = tuple(expected.shape), str(expected.dtype).removeprefix("torch.")
-    second = got.shape, str(got.dtype).removeprefix("torch.")
-    if first == second:
-        return None
-    return Mismatch(
-        path or "the root", f"{first[1]} {first[0]}", f"{second[1]} {second[0]}"
-    )
-
-
-def _pairs_at(
-    ours: Sequence[Place], theirs: Sequence[Place], pattern: str
-) -> Iterator[Any]:
-    """`_structure.pairs`, of the leaves that match a pattern in either tree."""
-    first = {ours[i].bracket: i for i in _matching(ours, pattern, of="like")}
-    second = {theirs[i].bracket: i for i in _matching(theirs, pattern)}
-    for path in first | second:
-        if path in first and path in second:
-            yield path, first[path], second[path]
-        else:
-            words = [f"{'a' if path in it else 'no'} tensor" for it in (first, second)]
-            yield Mismatch(path or "the root", *words)
-
-
-def _matching(
-    places: Sequence[Place], pattern: str | None, of: str = "the file"
-) -> list[int]:
-    if pattern is None:
-        return list(range(len(places)))
-    found = [
-        i
-        for i, place in enumerate(places)
-        if fnmatch.fnmatchcase(place.dotted, pattern)
-    ]
-    if not found:
-        known = ", ".join(place.dotted for place in places[:5])
-        raise ValueError(
-            "train.restore: pattern: expected a glob over dotted paths, got "
-            f"{pattern!r}, which matches no leaf of {of}. It has {known or 'none'}"
-            f"{', ...' if len(places) > 5 else ''}."
-        )
-    return found
 
 
 def _device(device: torch.device | str) -> torch.device:
@@ -352,51 +214,3 @@ def _device(device: torch.device | str) -> torch.device:
             f"train.restore: device: expected one of this machine, got {device!r}: "
             f"{str(error).splitlines()[0]}. Leave it out for the CPU."
         ) from None
-
-
-@contextlib.contextmanager
-def _known(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Words for a class that is not loaded."""
-    try:
-        yield
-    except UnknownNode as node:
-        raise ValueError(
-            f"train.restore: path: expected nodes that this process knows, got "
-            f"{node.what} at {node.path} in {os.fspath(path)}. Import the module that "
-            "defines it, or pass like=."
-        ) from None
-
-
-@contextlib.contextmanager
-def _open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    with (
-        _told("restore", path, "a file that can be read"),
-        Path(path).open("rb") as file,
-    ):
-        yield file
-
-
-@contextlib.contextmanager
-def _told(where: str, path: str | os.PathLike[str], expected: str) -> Iterator[None]:
-    """Words for an error of the system."""
-    folder = Path(path).parent
-    try:
-        if Path(path).is_dir():
-            raise IsADirectoryError(None, "it is a folder")
-        yield
-    except OSError as error:
-        if not folder.is_dir():
-            got, remedy = "there is no such folder", f"Make {folder} first"
-        else:
-            got, remedy = error.strerror or str(error), "Pass another path"
-        raise OSError(
-            f"train.{where}: path: expected {expected}, got {os.fspath(path)}: {got}. "
-            f"{remedy}."
-        ) from error
-
-
-def _refusal(path: str | os.PathLike[str], got: str) -> ValueError:
-    return ValueError(
-        f"train.restore: path: expected a file that train.save wrote, got {got}: "
-        f"{os.fspath(path)}."
-    )

@@ -51,19 +51,19 @@ class UnknownNode(Exception):
 
     def __init__(self, path: str, what: str) -> None:
         super().__init__(path, what)
-        self.path, self.what = path or "the root", what
+        self.path, self.what = path, what
 
 
-def record(node: Any, leaves: list[Any], path: str = "") -> Node:
+def record(node: Any, leaves: list[Any], where: str, path: str = "") -> Node:
     """The structure of a tree; appends its leaves, of any type.
 
     Raises:
-        TypeError: a key of a dict is nothing that JSON can hold.
+        TypeError: a key of a dict is nothing that JSON can hold, on behalf of `where`.
     """
     kind: Any = type(node)
     found: dict[str, Any]
     if kind in _DICTS.values():
-        children = [(_key(key, path), child) for key, child in node.items()]
+        children = [(_key(key, where, path), child) for key, child in node.items()]
         found = {"kind": kind.__name__}
         named = [(_bracket(found, key), key, child) for key, child in children]
     elif kind in _SEQUENCES.values():
@@ -80,8 +80,9 @@ def record(node: Any, leaves: list[Any], path: str = "") -> Node:
             found["static"] = [[n, _constant(getattr(node, n))] for n in constants]
         named = [(f".{name}", name, getattr(node, name)) for name in fields]
     else:
-        inner = [] if isinstance(node, Tensor) else tree.leaves([node])
-        if isinstance(node, Tensor) or (len(inner) == 1 and inner[0] is node):
+        is_leaf = node is None or isinstance(node, Tensor)
+        inner = [node] if is_leaf else tree.leaves(node)
+        if len(inner) == 1 and inner[0] is node:
             leaves.append(node)
             return len(leaves) - 1
         # A node of another library: its leaves by path.
@@ -89,7 +90,7 @@ def record(node: Any, leaves: list[Any], path: str = "") -> Node:
         pairs = zip(tree.paths(node), inner, strict=True)
         named = [(name, name, child) for name, child in pairs]
     found["children"] = [
-        [_constant(key), record(child, leaves, path + bracket)]
+        [_constant(key), record(child, leaves, where, path + bracket)]
         for bracket, key, child in named
     ]
     return found
@@ -123,7 +124,7 @@ def pairs(expected: Node, got: Node, path: str = "") -> Iterator[Any]:
     module is the same. A dict, an OrderedDict and a defaultdict count as the same.
     """
     if _shape(expected) != _shape(got):
-        yield Mismatch(path or "the root", _described(expected), _described(got))
+        yield Mismatch(path, _described(expected), _described(got))
         return
     if isinstance(expected, int):
         yield path, expected, got
@@ -162,7 +163,7 @@ def build(node: Node, leaves: Sequence[Any], path: str = "") -> Any:
         and _fields(found) == (names, [name for name, _ in static])
     ):
         return found(**dict(children), **dict(static))
-    what = node.get("class", kind)
+    what = node.get("class", f"a {kind}")
     if found is not None:
         what += " with fields " + ", ".join(names + [name for name, _ in static])
     raise UnknownNode(path, what)
@@ -233,10 +234,10 @@ def _value(constant: Any, path: str) -> Any:
     raise UnknownNode(path, f"a {next(iter(constant.values()))}")
 
 
-def _key(key: Any, path: str) -> Any:
+def _key(key: Any, where: str, path: str) -> Any:
     if '{"unknown":' in json.dumps(_constant(key)):  # a string's quotes are escaped
         raise TypeError(
-            "train.save: tree: expected keys that are strings, numbers or tuples of "
+            f"train.{where}: expected keys that are strings, numbers or tuples of "
             f"them, got {key!r:.40} at {path or 'the root'}. Rename the key."
         )
     return key
