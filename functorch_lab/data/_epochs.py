@@ -61,6 +61,7 @@ class Batches:
 
     arrays: Any
     order: Tensor
+    mask: Tensor | None = None
 
     def __len__(self) -> int:
         return self.order.shape[0]
@@ -68,13 +69,19 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         # Each batch is gathered into memory of its own: views of one large gather
         # start at other alignments, for which a compiled step is built again.
-        for rows in self.order:
+        for i, rows in enumerate(self.order):
             batch = tree.map(lambda leaf, rows=rows: leaf[rows], self.arrays)
-            yield as_batch(batch)
+            mask = () if self.mask is None else (self.mask[i].clone(),)
+            yield *as_batch(batch), *mask
 
 
 def batches(
-    key: Key, arrays: Any, batch_size: int, *, drop_last: bool = True
+    key: Key,
+    arrays: Any,
+    batch_size: int,
+    *,
+    drop_last: bool = True,
+    masked: bool = False,
 ) -> Batches:
     """One pass over a data set in the order of `epoch`.
 
@@ -84,6 +91,10 @@ def batches(
             arguments of a step after its state.
         batch_size: Samples per batch, 1 to n.
         drop_last: See `epoch`.
+        masked: Every sample once, whatever `drop_last` says: the copies that complete
+            the last batch don't count. Each tuple ends with a mask, bool of shape
+            (batch_size,), which is False for the copies: for a step that
+            `train.make_step(..., masked=True)` made.
 
     Returns:
         An iterable with a length that gives a tuple of trees per step, every leaf of
@@ -96,15 +107,21 @@ def batches(
     Example:
         >>> import torch
         >>> from functorch_lab import data, random
-        >>> x, y = torch.arange(6.0), torch.arange(6)
-        >>> passed = data.batches(random.key(0), (x, y), 2)
+        >>> key, x, y = random.key(0), torch.arange(6.0), torch.arange(6)
+        >>> passed = data.batches(key, (x, y), 2)
         >>> len(passed), sorted(int(v) for _, y_batch in passed for v in y_batch)
         (3, [0, 1, 2, 3, 4, 5])
+        >>> [mask.tolist() for *_, mask in data.batches(key, (x, y), 4, masked=True)]
+        [[True, True, True, True], [True, True, False, False]]
     """
     n = length(arrays, where="data.batches")
     check_batch_size(batch_size, n, where="data.batches")
-    order = epoch(key, n, batch_size, drop_last=drop_last)
-    return Batches(arrays, order.to(tree.leaves(arrays)[0].device))
+    order = epoch(key, n, batch_size, drop_last=drop_last and not masked)
+    order = order.to(tree.leaves(arrays)[0].device)
+    if not masked:
+        return Batches(arrays, order)
+    place = torch.arange(order.numel(), device=order.device)
+    return Batches(arrays, order, (place < n).reshape(order.shape))
 
 
 def masked_batches(

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from functorch_lab import optim, random, tree
 from functorch_lab.train._fuse import effective
+from functorch_lab.train._learning_rate import follow, lr_path
+from functorch_lab.train._parts import average, check_mask, cut
 from functorch_lab.train._state import TrainState, check_optimizer, check_state
 from functorch_lab.transforms import jit, value_and_grad
 from functorch_lab.types import GradientTransformation
@@ -27,6 +29,7 @@ def make_step(
     compute_dtype: torch.dtype | None = None,
     has_aux: bool = False,
     stateful: bool = False,
+    masked: bool = False,
     donate: bool = True,
 ) -> Step:
     """Make the pure, compiled function that takes one optimizer step.
@@ -51,18 +54,26 @@ def make_step(
             batch in this dtype; parameters, gradients and updates keep theirs.
         has_aux: Whether the loss returns more than itself, for the logs.
         stateful: Whether the model has a state.
+        masked: The last element of each batch is a mask, bool of shape (batch,), as
+            `data.batches(..., masked=True)` gives it, and the loss is called as
+            `loss_fn(params, *batch, mask=mask)`: a mean over the samples where it is
+            True, as `mean_over_batch` makes it. Parts of `accumulate` count by these
+            samples. Without any in a batch the loss and its gradient are 0.
         donate: Reuse the memory of the old state, which can't be used afterwards.
 
     Returns:
         `step(state, *batch) -> (state, logs)`. The logs are 0-d tensors: "loss", at
         the parameters before the update, "grad_norm", the Euclidean norm of the
-        gradient over all leaves, and "aux" if there is one.
+        gradient over all leaves, "lr", the learning rate of this update, if the
+        optimizer's state holds exactly one, "samples", how many count in this batch,
+        if `masked`, and "aux" if there is one.
 
     Raises:
-        TypeError: If `compute_dtype` is not a floating point dtype, or the optimizer
-            not a GradientTransformation; in a call, if `state` is not a TrainState.
-        ValueError: If `accumulate` < 1; in a call, if it does not divide the batch, or
-            if the loss is not a scalar.
+        TypeError: If `compute_dtype` is not a floating point dtype, the optimizer
+            not a GradientTransformation, or `masked` and the loss takes no mask; in a
+            call, if `state` is not a TrainState.
+        ValueError: If `accumulate` < 1; in a call, if it does not divide the batch, if
+            the loss is not a scalar, or if `masked` and there is no mask.
 
     Example:
         >>> import torch
@@ -79,13 +90,21 @@ def make_step(
         (16.0, 16.0, 5.0)
     """
     _check_config(optimizer, accumulate, compute_dtype)
-    takes_key = _takes_key(loss_fn)
+    takes_key = _takes(loss_fn, "key")
+    lr_paths: list[tuple[str | int, ...]] = []
+    if masked and not _takes(loss_fn, "mask"):
+        raise TypeError(
+            f"{_WHERE}: loss_fn: expected a function that takes mask by keyword, got "
+            "one that does not. Wrap a sample loss in mean_over_batch, which does."
+        )
 
     def call(params: Any, model_state: Any, key: Tensor, batch: Any) -> Any:
         if compute_dtype is not None:
             params, batch = tree.cast((params, batch), compute_dtype)
         states = (model_state,) if stateful else ()
         keywords = {"key": key} if takes_key else {}
+        if masked:
+            batch, keywords["mask"] = batch[:-1], batch[-1]
         result = loss_fn(params, *states, *batch, **keywords)
         loss, new_state, aux = _unpack(result, model_state, stateful, has_aux)
         if compute_dtype is not None:
@@ -97,22 +116,35 @@ def make_step(
 
     def step(state: TrainState, *batch: Any) -> tuple[TrainState, dict[str, Any]]:
         check_state(_WHERE, state)
+        if masked:
+            check_mask(batch)
+        if not lr_paths:  # once, before compiling: traced, the search takes seconds
+            lr_paths.append(lr_path(state.opt_state))
         # Only what is used is traced: a generator's rounds take seconds to compile.
         key = random.fold_in(state.key, state.step) if takes_key else state.key
         gradient = value_and_grad(call, has_aux=True)
-        model_state, parts = state.model_state, []
-        for i, part in enumerate(_cut(batch, accumulate)):
+        model_state, parts, counts = state.model_state, [], []
+        for i, part in enumerate(cut(batch, accumulate)):
             folds = takes_key and accumulate > 1
             part_key = random.fold_in(key, i) if folds else key
-            (loss, (model_state, aux)), grads = gradient(
+            (loss, (new_state, aux)), grads = gradient(
                 state.params, model_state, part_key, part
             )
             parts.append((loss, grads, aux))
-        loss, grads, aux = parts[0] if accumulate == 1 else _average(parts)
+            if masked:
+                counts.append(part[-1].sum())
+                new_state = tree.where(counts[-1] > 0, new_state, model_state)
+            model_state = new_state
+        loss, grads, aux = average(parts, counts)
         updates, opt_state = effective(optimizer, state.params).update(
             grads, state.opt_state, state.params
         )
         logs = {"loss": loss, "grad_norm": tree.norm(grads)}
+        if lr_paths[0] and (lr := follow(lr_paths[0], state.opt_state)).ndim == 0:
+            # A copy: the state's own memory is written over by the next step.
+            logs["lr"] = lr.clone()
+        if masked:
+            logs["samples"] = sum(counts)
         if has_aux:
             logs["aux"] = aux
         state = TrainState(
@@ -127,11 +159,14 @@ def make_step(
     return jit(step, donate_argnums=(0,) if donate else ())
 
 
-def _takes_key(loss_fn: Callable[..., Any]) -> bool:
-    parameters = inspect.signature(loss_fn).parameters
+def _takes(loss_fn: Callable[..., Any], name: str) -> bool:
+    # mean_over_batch takes a mask of its own, and a key for what it wraps.
+    signature = inspect.signature(loss_fn, follow_wrapped=name != "mask")
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return ("key" in parameters and parameters["key"].kind in by_name) or any(
-        p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+    return any(
+        (p.name == name and p.kind in by_name)
+        or p.kind is inspect.Parameter.VAR_KEYWORD
+        for p in signature.parameters.values()
     )
 
 
@@ -169,44 +204,6 @@ def _unpack(
             "the mean over the batch, or wrap a sample loss in mean_over_batch."
         )
     return loss, model_state, aux
-
-
-def _cut(batch: Any, parts: int) -> list[Any]:
-    if parts == 1:
-        return [batch]
-    for path, leaf in zip(tree.paths(batch), tree.leaves(batch), strict=True):
-        if leaf.ndim == 0 or leaf.shape[0] % parts:
-            raise ValueError(
-                f"{_WHERE}: batch at {path}: expected a leading axis divisible by "
-                f"accumulate = {parts}, got shape {tuple(leaf.shape)}. Change the "
-                "batch size."
-            )
-
-    def piece(leaf: Tensor, i: int) -> Tensor:
-        size = leaf.shape[0] // parts
-        return leaf[i * size : (i + 1) * size]
-
-    return [tree.map(lambda leaf, i=i: piece(leaf, i), batch) for i in range(parts)]
-
-
-def _average(parts: list[Any]) -> Any:
-    # (loss, grads, aux) of the whole batch from those of its parts.
-    for path, leaf in zip(
-        tree.paths(parts[0][2]), tree.leaves(parts[0][2]), strict=True
-    ):
-        if leaf.ndim:
-            raise ValueError(
-                f"{_WHERE}: aux{path}: expected a scalar when accumulating, got "
-                f"shape {tuple(leaf.shape)}. Reduce it over the batch in the loss."
-            )
-
-    def reduce(*leaves: Tensor) -> Tensor:
-        total = leaves[0]
-        for leaf in leaves[1:]:
-            total = total + leaf
-        return total / len(leaves) if total.is_floating_point() else total
-
-    return tree.map(reduce, *parts)
 
 
 def _check_config(

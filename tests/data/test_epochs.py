@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from functorch_lab import data, random
 
+A = torch.linspace(2.0, 9.0, 14).reshape(7, 2)
+
 
 @given(n=st.integers(1, 40), batch=st.integers(1, 40), drop_last=st.booleans())
 def test_every_sample_is_seen(n: int, batch: int, drop_last: bool) -> None:
@@ -48,6 +50,29 @@ def test_batches_are_the_rows_of_the_epoch() -> None:
 def test_what_is_no_tuple_comes_as_one() -> None:
     ((batch,),) = list(data.batches(random.key(5), {"x": torch.arange(3)}, 3))
     assert sorted(batch["x"].tolist()) == [0, 1, 2]
+
+
+@given(n=st.integers(1, 23), batch=st.integers(1, 23), drop_last=st.booleans())
+def test_masked_samples_come_once(n: int, batch: int, drop_last: bool) -> None:
+    batch = min(n, batch)
+    x, key = torch.arange(n) * 3 + 2, random.key(5)
+    options: Any = {"drop_last": drop_last, "masked": True}
+    passed = data.batches(key, {"x": x}, batch, **options)
+    order = data.epoch(key, n, batch, drop_last=False)
+    found = list(passed)
+    assert len(found) == len(passed) == len(order)
+    for rows, (tree, mask) in zip(order, found, strict=True):
+        assert (mask.dtype, mask.shape) == (torch.bool, (batch,))
+        assert torch.equal(tree["x"], x[rows])
+    counted = torch.cat([tree["x"][mask] for tree, mask in found])
+    assert torch.equal(counted, x[random.permutation(key, n)])
+
+
+def test_a_mask_has_memory_of_its_own() -> None:
+    # Views of one tensor start at other alignments: a step would be compiled again.
+    masks = [mask for *_, mask in data.batches(random.key(5), A, 3, masked=True)]
+    assert [mask.storage_offset() for mask in masks] == [0, 0, 0]
+    assert masks[-1].tolist() == [True, False, False]
 
 
 @given(n=st.integers(1, 23), batch=st.integers(1, 30))

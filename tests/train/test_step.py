@@ -373,3 +373,44 @@ def test_a_step_refuses_what_is_no_state(donate: bool) -> None:
         TypeError, match=r"state: expected a TrainState, got dict. Make"
     ):
         step(params_of(module()), *batches(1)[0])
+
+
+def half(step: Tensor) -> Tensor:
+    return 0.25 * 0.5**step
+
+
+def logged(optimizer: GradientTransformation, count: int = 1) -> list[Any]:
+    params = {f"w{i:02}": torch.linspace(0.5, 2.0, 3) for i in range(count)}
+    state = train.init(params, optimizer, key=random.key(0))
+    step = train.make_step(
+        lambda p, x: sum((w * x).sum() for w in p.values()), optimizer
+    )
+    found = []
+    with disable_jit():
+        for _ in range(3):
+            state, logs = step(state, torch.tensor(0.75))
+            found.append(logs["lr"].item() if "lr" in logs else None)
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 40])  # 40 leaves are joined
+def test_the_learning_rate_of_the_update_is_logged(count: int) -> None:
+    clipped = optim.chain(optim.clip_by_global_norm(0.5), optim.adamw(lr=half))
+    assert logged(clipped, count) == [0.25, 0.125, 0.0625]
+    assert logged(optim.sgd(lr=0.375), count) == [0.375] * 3
+
+
+def test_no_learning_rate_is_logged_where_there_is_not_one() -> None:
+    two = optim.chain(optim.sgd(lr=half), optim.sgd(lr=0.5))
+    assert logged(two) == logged(optim.scale(-0.5)) == [None] * 3
+
+
+def test_the_logged_rate_outlives_the_state_that_held_it() -> None:
+    optimizer = optim.sgd(lr=half)
+    state = train.init(torch.tensor(1.5), optimizer, key=random.key(0))
+    step = train.make_step(lambda w, x: w * x, optimizer)
+    kept = []
+    for _ in range(3):
+        state, logs = step(state, torch.tensor(0.75))
+        kept.append(logs["lr"])
+    assert torch.stack(kept).tolist() == [0.25, 0.125, 0.0625]

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from functorch_lab import random, tree
-from functorch_lab.transforms import grad, mean_over_batch, vmap
+from functorch_lab.transforms import grad, mean_over_batch, value_and_grad, vmap
 
 A = torch.arange(2.0, 17.0).reshape(5, 3)
 B = torch.arange(3.0, 13.0).reshape(2, 5) / 7
@@ -130,9 +130,63 @@ def test_mean_over_batch_gives_each_sample_its_key():
     assert len(set(noise.tolist())) == 5
 
 
+def logs(w, x, y):
+    # Infinite at x = 0, with an infinite derivative, and NaN below.
+    value = (w * x["x"].log()).sum() * y + x["n"]
+    return value, {"x": x["x"], "n": x["n"], "big": value > 3}
+
+
+@pytest.mark.parametrize("garbage", [0.0, -5.0, torch.nan, 3.5])
+def test_masked_samples_change_nothing(garbage):
+    w = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64)
+    x = {"x": A.double().abs() + 0.25, "n": torch.arange(5) + 2}
+    y = B[0, :1].double() + torch.linspace(0.5, 2.5, 5).double()
+    x["x"][[0, 3]] = garbage
+    mask = torch.tensor([False, True, True, False, True])
+    rows = [1, 2, 4]
+    loss = mean_over_batch(logs, has_aux=True)
+    (found, aux), grads = value_and_grad(loss, has_aux=True)(w, x, y, mask=mask)
+
+    w = w.clone().requires_grad_()
+    samples = [({k: v[i] for k, v in x.items()}, y[i]) for i in rows]
+    expected = torch.stack([logs(w, *s)[0] for s in samples]).mean()
+    expected.backward()
+    assert_close(found, expected.detach(), rtol=1e-12, atol=0)
+    assert_close(grads, w.grad, rtol=1e-12, atol=0)
+    want = {"x": torch.zeros(5, 3).double(), "n": torch.zeros(5).long()}
+    want["x"][rows], want["n"][rows] = x["x"][rows], x["n"][rows]
+    assert_close({k: aux[k] for k in want}, want)
+    assert not aux["big"][~mask].any()
+
+
+def test_masked_mean_under_vmap_and_of_no_samples():
+    w = torch.tensor([0.3, -0.7, 1.1])
+    masks = torch.tensor([[True, False, True, True, True], [False] * 5])
+    loss = mean_over_batch(squared)
+    values, grads = vmap(
+        lambda mask: value_and_grad(loss)(w, A, B[0, 0].expand(5), mask=mask)
+    )(masks)
+    kept = A[masks[0]]
+    expected = value_and_grad(loss)(w, kept, B[0, 0].expand(4))
+    assert_close((values[0], grads[0]), expected)
+    assert_close((values[1], grads[1]), (torch.tensor(0.0), torch.zeros(3)))
+
+
+def test_masked_mean_in_half_precision_does_not_overflow():
+    x = torch.full((71,), 1500.0, dtype=torch.float16)
+    mean = mean_over_batch(lambda w, x: w + x)(x[0], x, mask=torch.arange(71) > 3)
+    assert (mean.dtype, mean.item()) == (torch.float16, 3000.0)
+
+
 @pytest.mark.parametrize(
     ("call", "match"),
     [
+        (lambda f: f(A[0], A, B[0], mask=A[:, 0]), "mask: .*bool.*, got a tensor"),
+        (
+            lambda f: f(A[0], A, B[0], mask=A[:3, 0] > 0),
+            r"mask: .*\(5,\), got .*\(3,\)",
+        ),
+        (lambda f: f(A[0], A, B[0], mask=True), r"mask: .*got bool True"),
         (lambda f: f(A[0]), "expected batch arguments"),
         (lambda f: f(A[0], torch.tensor(2.0)), "leading sample axis"),
         (lambda f: f(A[0], A[:0], B[0, :0]), r"empty batch of shape \(0, 3\)"),
