@@ -5,7 +5,7 @@ Each function returns a `matplotlib.figure.Figure`: a notebook shows it, and
 `figure.savefig("name.png")` writes it. None of them touches `pyplot` or the settings of
 matplotlib, so a figure looks the same wherever it is drawn. Tensors may be on any
 device, of any real dtype, and require gradients. NaN and infinity, and with them
-numbers beyond 1e300, are not drawn.
+numbers beyond 1e100, are not drawn.
 
 Matplotlib comes with `pip install 'functorch-lab[lab]'`; without it these functions
 raise `ModuleNotFoundError`.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WHERE = "plots.confusion_matrix"
+_MOST = 50  # classes of one figure
 _CELL = 0.42  # inches
 _LINE = 24  # characters of a class's name in one line
 
@@ -24,18 +25,19 @@ _LINE = 24  # characters of a class's name in one line
 def confusion_matrix(
     counts: Any,
     *,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[object] | None = None,
     normalize: bool = False,
     title: str | None = None,
 ) -> Figure:
     """Samples by true class (row) and predicted class (column), each cell its number.
 
     A cell's colour is its share of its row, so that rare classes are as visible as
-    frequent ones; rows without samples are white.
+    frequent ones; a row without samples has none.
 
     Args:
         counts: Numbers of samples, shape (classes, classes), as
-            `metrics.confusion_matrix` gives them; up to some 20 classes read well.
+            `metrics.confusion_matrix` gives them, of at most 50 classes; some 20 read
+            well.
         labels: The classes' names; 0, 1, ... by default.
         normalize: Write shares of the row in the cells, in [0, 1], not counts; a row
             without samples has dashes.
@@ -47,8 +49,8 @@ def confusion_matrix(
     Raises:
         TypeError: If `counts` has entries that are no numbers, or another argument is
             of the wrong kind.
-        ValueError: If `counts` is not square, is empty, or has a negative or
-            non-finite entry, or the labels are of another number.
+        ValueError: If `counts` is not square, empty or too large, or has a negative
+            or non-finite entry, or the labels are of another number.
         ModuleNotFoundError: If matplotlib is missing.
 
     Example:
@@ -56,7 +58,7 @@ def confusion_matrix(
         >>> figure = plots.confusion_matrix([[3, 1], [0, 4]], labels=["cat", "dog"])
         >>> [cell.get_text() for cell in figure.axes[0].texts]
         ['3', '1', '0', '4']
-        >>> figure.get_suptitle()
+        >>> figure.axes[0].get_title()
         'accuracy 87.5 % (7 of 8)'
     """
     cells = _check_counts(counts)
@@ -69,6 +71,8 @@ def confusion_matrix(
         for name in _numbers.names(_WHERE, "labels", given, classes, "class")
     ]
     shares = cells / cells.sum(1, keepdim=True)
+    # Weighted samples have fractions.
+    digits = ".0f" if bool((cells == cells.round()).all()) else ".2f"
     longest = max(len(line) for name in shown for line in name.split("\n"))
     side = max(_CELL * classes, 2.2)
     with _figure.styled(_WHERE) as new_figure:
@@ -77,7 +81,8 @@ def confusion_matrix(
         figure = new_figure(width, height, layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(shares.nan_to_num(0).numpy(), cmap="Blues", vmin=0, vmax=1)
-        _write_cells(axes, shares if normalize else cells, shares, side / classes)
+        texts = _texts(shares, ".2f") if normalize else _texts(cells, digits)
+        _write_cells(axes, texts, shares, side / classes)
         _figure.dress(axes, "predicted class", "true class")
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
@@ -89,7 +94,8 @@ def confusion_matrix(
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
         bar.set_label("share of the true class")
         bar.ax.tick_params(labelsize=9, color=_figure.INK, labelcolor=_figure.INK)
-        _figure.entitle(figure, _accuracy(cells) if title is None else title)
+        head = _accuracy(cells, digits) if title is None else title
+        axes.set_title(_figure.wrapped(head, int(side * 14)), parse_math=False)
     return figure
 
 
@@ -101,6 +107,11 @@ def _check_counts(counts: Any) -> Tensor:
             f"{tuple(cells.shape)}. Pass what metrics.confusion_matrix computes."
         )
     _numbers.not_empty(_WHERE, "counts", cells)
+    if len(cells) > _MOST:
+        raise ValueError(
+            f"{_WHERE}: counts: expected at most {_MOST} classes, got {len(cells)}. "
+            f"Choose some, such as counts[:{_MOST}, :{_MOST}]."
+        )
     bad = (~_numbers.drawable(cells) | (cells < 0)).nonzero()
     if len(bad):
         row, column = bad[0].tolist()
@@ -112,28 +123,33 @@ def _check_counts(counts: Any) -> Tensor:
     return cells
 
 
-def _write_cells(axes: Axes, cells: Tensor, shares: Tensor, side: float) -> None:
-    texts = [[_number(value) for value in row] for row in cells.tolist()]
+def _texts(cells: Tensor, digits: str) -> list[list[str]]:
+    """The numbers as written, a dash for the share of nothing."""
+    return [
+        ["-" if math.isnan(value) else f"{value:{digits}}" for value in row]
+        for row in cells.tolist()
+    ]
+
+
+def _write_cells(
+    axes: Axes, texts: list[list[str]], shares: Tensor, side: float
+) -> None:
     longest = max(len(text) for row in texts for text in row)
     # A digit is 0.6 of its height wide; some of the cell stays free.
     size = min(9.0, 0.85 * side * 72 / (0.6 * max(longest, 2)))
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
-            light = float(shares[i, j]) > 0.5
+            light = float(shares[i, j]) > 0.6
             color = "white" if light else _figure.INK
-            faint = _figure.FAINT if not cells[i, j] else color
-            axes.text(j, i, text, ha="center", va="center", fontsize=size, color=faint)
+            faint = _figure.FAINT if not shares[i, j] else color
+            cell = axes.text(j, i, text, ha="center", va="center", fontsize=size)
+            # It never sticks out, and to measure hundreds of texts takes seconds.
+            cell.set(color=faint, in_layout=False)
 
 
-def _number(value: float) -> str:
-    if math.isnan(value):  # the share of nothing
-        return "-"
-    return str(int(value)) if value == int(value) else f"{value:.2f}"
-
-
-def _accuracy(cells: Tensor) -> str:
+def _accuracy(cells: Tensor, digits: str) -> str:
     correct, total = float(torch.trace(cells)), float(cells.sum())
     if not total:
         return "no samples"
     share = f"{100 * correct / total:.1f}"
-    return f"accuracy {share} % ({_number(correct)} of {_number(total)})"
+    return f"accuracy {share} % ({correct:{digits}} of {total:{digits}})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ def curves(
     x: str = "step",
     log_y: bool = False,
     smooth: float = 0.0,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[object] | None = None,
     title: str | None = None,
 ) -> Figure:
     """Columns of one or more runs as lines, a panel for each column.
@@ -87,7 +87,7 @@ def curves(
     if labels is not None:
         shown, named = _numbers.names(_WHERE, "labels", labels, len(lines), "run"), True
     with _figure.styled(_WHERE) as new_figure:
-        height = _HEIGHT * len(columns) + 0.8
+        height = _HEIGHT * len(columns) + 0.5
         figure = new_figure(_figure.WIDTH, height, layout="constrained")
         panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
         handles = []
@@ -119,32 +119,24 @@ Line = tuple[Tensor, Tensor]
 
 def _draw(axes: Axes, lines: Sequence[Line], log_y: bool, smooth: float) -> list[Any]:
     """One line for each run; those that the legend shows."""
-    from matplotlib.ticker import MaxNLocator
-
-    handles, all_steps, empty = [], [], True
+    handles, found = [], False
     for i, (x, y) in enumerate(lines):
-        values = _numbers.gapped(y, y > 0 if log_y else None)
-        steps = _numbers.gapped(x)
+        values = _numbers.gapped(y, y >= 1 / _numbers.LARGEST if log_y else None)
         style = {"linewidth": 1.6, **_figure.look(i)}
         if smooth:
-            faint = {**style, "linewidth": 1.0, "alpha": 0.3, "linestyle": "-"}
-            axes.plot(steps.tolist(), values.tolist(), **faint)
-            values = torch.tensor(smoothed(values.tolist(), smooth))
-        present = (values.isfinite() & steps.isfinite()).tolist()
-        empty &= not any(present)
-        points = _figure.marked(present)
-        handles += axes.plot(steps.tolist(), values.tolist(), **style, **points)
-        all_steps.append(steps[steps.isfinite()])
-    shown = torch.cat(all_steps)
-    if empty:
+            faint = {"linewidth": 1.0, "color": style["color"], "alpha": 0.3}
+            _figure.points(axes, x, values, **faint)
+            averages = smoothed(values.tolist(), smooth)
+            values = torch.tensor(averages, dtype=torch.float64)
+        handles.append(_figure.points(axes, x, values, **style))
+        found |= bool(values.isfinite().any())
+    steps = torch.cat([x for x, _ in lines])
+    if steps.isfinite().any():
+        _figure.span(axes, steps[steps.isfinite()])
+    if not found:
         _figure.say_nothing_to_draw(axes)
     elif log_y:
         axes.set_yscale("log")
-    if shown.numel():
-        # Gaps at the ends are seen as well.
-        axes.update_datalim([(float(s), math.nan) for s in shown.aminmax()])
-        if bool((shown == shown.round()).all()):
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     return handles
 
 
@@ -237,7 +229,7 @@ def _lines(where: str, run: Any, columns: Sequence[str], x: str) -> dict[str, Li
                 f"{len(steps)} of {x!r} and {len(values)} of {column!r}. "
                 "Pass the columns of one run."
             )
-        found[column] = steps, values
+        found[column] = _numbers.gapped(steps), values
     return found
 
 

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,16 +77,28 @@ def look(index: int) -> dict[str, Any]:
     return {"color": COLORS[color], "linestyle": DASHES[turn % len(DASHES)]}
 
 
-def marked(present: list[bool]) -> dict[str, Any]:
-    """Markers for the points that a line without them would not show."""
-    alone = [
-        i
-        for i, here in enumerate(present)
-        if here and not any(present[max(i - 1, 0) : i] + present[i + 1 : i + 2])
-    ]
-    if len(present) <= _FEW:
-        alone = [i for i, here in enumerate(present) if here]
-    return {"marker": "o", "markersize": 4, "markevery": alone} if alone else {}
+def points(axes: Axes, x: Tensor, y: Tensor, **style: Any) -> Any:
+    """A line with gaps at NaN; points that it would not show have markers."""
+    present = x.isfinite() & y.isfinite()
+    around = torch.cat([present.new_zeros(1), present, present.new_zeros(1)])
+    alone = present & ~around[:-2] & ~around[2:]
+    shown = (present if len(present) <= _FEW else alone).nonzero().flatten().tolist()
+    if shown:
+        style |= {"marker": "o", "markersize": 4, "markevery": shown}
+    return axes.plot(x.tolist(), y.tolist(), **style)[0]
+
+
+def span(axes: Axes, x: Tensor) -> None:
+    """Limits and ticks of a horizontal axis that shows all of `x`, gaps included."""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = (float(end) for end in x.aminmax())
+    margin = 0.03 * (high - low) or max(1.0, 0.05 * abs(low))
+    axes.set_xlim(low - margin, high + margin)
+    whole = bool((x == x.round()).all())
+    steps = [1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10]
+    ticks = MaxNLocator("auto", integer=whole, steps=steps, min_n_ticks=1)
+    axes.xaxis.set_major_locator(ticks)
 
 
 def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
@@ -90,8 +106,9 @@ def dress(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, parse_math=False)
     axes.set_ylabel(ylabel, parse_math=False)
     # Ticks are made when the figure is drawn, in the style of then.
-    axes.tick_params(labelsize=9, color=INK, labelcolor=INK, width=0.8, length=3)
-    axes.tick_params(which="minor", color=INK, width=0.6, length=2)
+    axes.tick_params(which="both", labelsize=9, color=INK, labelcolor=INK)
+    axes.tick_params(which="major", width=0.8, length=3)
+    axes.tick_params(which="minor", width=0.6, length=2)
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.8, linestyle="-", alpha=1)
 
 
@@ -100,24 +117,26 @@ def entitle(figure: Figure, title: str | None) -> None:
     if title:
         width = int(figure.get_figwidth() * 14)
         text = wrapped(title, width)
+        _grow(figure, text.count("\n") + 1)
         figure.suptitle(text, fontsize=10, parse_math=False)
 
 
 def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
     """Names below the figure, in as many columns as fit."""
-    longest = max(len(line) for name in names for line in wrapped(name).split("\n"))
-    found = figure.legend(
-        handles,
-        [str(i) for i in range(len(names))],
-        loc="outside lower center",
-        ncols=max(1, min(len(names), int(WIDTH * 13) // (longest + 8))),
-    )
+    shown = [wrapped(name) for name in names]
+    longest = max(len(line) for name in shown for line in name.split("\n"))
+    columns = max(1, min(len(names), int(WIDTH * 13) // (longest + 8)))
+    numbers = [str(i) for i in range(len(names))]
+    found = figure.legend(handles, numbers, loc="outside lower center", ncols=columns)
     # Written afterwards: matplotlib drops names that begin with an underscore.
-    for text, name in zip(found.get_texts(), names, strict=True):
-        text.set(text=wrapped(name), parse_math=False)
+    for text, name in zip(found.get_texts(), shown, strict=True):
+        text.set(text=name, parse_math=False)
+    lines = max(name.count("\n") + 1 for name in shown)
+    _grow(figure, math.ceil(len(names) / columns) * lines)
 
 
 def say_nothing_to_draw(axes: Axes, text: str = "no finite values") -> None:
+    axes.set_yticks([])
     axes.text(
         *(0.5, 0.5, text), transform=axes.transAxes, ha="center", va="center", color=INK
     )
@@ -128,6 +147,11 @@ def wrapped(text: str, width: int = 80) -> str:
     return "\n".join(
         part for line in text.split("\n") for part in textwrap.wrap(line, width) or [""]
     )
+
+
+def _grow(figure: Figure, lines: int) -> None:
+    """Room for lines of text, so that the panels keep theirs."""
+    figure.set_figheight(figure.get_figheight() + 0.18 * lines)
 
 
 def _png(figure: Figure) -> bytes:

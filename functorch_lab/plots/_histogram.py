@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +24,7 @@ def histogram(
     *,
     bins: str | int | Sequence[float] = "auto",
     log_y: bool = False,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[object] | None = None,
     title: str | None = None,
 ) -> Figure:
     """How many values fall into each bin, of one set of values or of several overlaid.
@@ -77,6 +77,8 @@ def histogram(
     ]
     single = len(sets) == 1
     with _figure.styled(_WHERE) as new_figure:
+        from matplotlib.ticker import MaxNLocator
+
         figure = new_figure(_figure.WIDTH, 3.0, layout="constrained")
         axes = figure.subplots()
         handles = []
@@ -92,6 +94,8 @@ def histogram(
         elif log_y:
             axes.set_yscale("log")
             axes.set_ylim(bottom=0.5)
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
         _figure.dress(axes, shown[0] if single else "value", "count")
         axes.grid(visible=False, axis="x")
         if not single:
@@ -141,17 +145,18 @@ def _edges(bins: Any, finite: Tensor) -> Tensor:
 
 def _auto(finite: Tensor) -> Tensor:
     low, high = _limits(finite)
-    if finite.numel() and bool((finite == finite.round()).all()):
+    if not finite.numel():
+        return torch.tensor([low, high], dtype=torch.float64)
+    if bool((finite == finite.round()).all()):
         first, last = float(finite.min()), float(finite.max())
         if last - first < 100 and max(abs(first), abs(last)) < 2**50:
             return torch.arange(first - 0.5, last + 1, dtype=torch.float64)
-    n = max(len(finite), 1)
-    count = math.log2(n) + 1
-    if n > 1:
-        ordered = finite.sort().values
-        spread = float(ordered[3 * (n - 1) // 4] - ordered[(n - 1) // 4])
-        width = 2 * spread / n ** (1 / 3)
-        count = max(count, (high - low) / width if width > 0 else 0)
+    if low < float(finite.min()):  # one value
+        return torch.tensor([low, high], dtype=torch.float64)
+    n, ordered = len(finite), finite.sort().values
+    spread = float(ordered[3 * (n - 1) // 4] - ordered[(n - 1) // 4])
+    width = 2 * spread / n ** (1 / 3)
+    count = max(math.log2(n) + 1, (high - low) / width if width > 0 else 0)
     bins = min(math.ceil(count), _MOST)
     return torch.linspace(low, high, bins + 1, dtype=torch.float64)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -23,7 +23,7 @@ _BAD = "#d55e00"
 def image_grid(
     images: Any,
     *,
-    titles: Sequence[str] | None = None,
+    titles: Iterable[object] | None = None,
     columns: int | None = None,
     cmap: str = "gray_r",
 ) -> Figure:

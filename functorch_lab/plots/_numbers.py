@@ -10,18 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Matplotlib adds margins to what it draws: the largest floats would overflow.
-_LARGEST = 1e300
+# Beyond it, and below its inverse on a logarithmic axis, margins would overflow.
+LARGEST = 1e100
 
 
 def numbers(where: str, argument: str, values: Any) -> Tensor:
     """`values` as a float64 tensor on the CPU; lists may be nested, or of tensors."""
     try:
         return _floats(values)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, OverflowError) as error:
         raise TypeError(
             f"{where}: {argument}: expected real numbers, got {kind(values)}: "
             f"{error}. Pass a tensor or a list of numbers."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {argument}: expected entries of one shape, got {error}. "
+            "Make them alike."
         ) from error
 
 
@@ -47,7 +52,7 @@ def not_empty(where: str, argument: str, values: Tensor) -> Tensor:
 
 def drawable(values: Tensor) -> Tensor:
     """Where values are finite and not too large to have an axis."""
-    return values.abs() <= _LARGEST
+    return values.abs() <= LARGEST
 
 
 def gapped(values: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -105,7 +110,7 @@ def check_count(where: str, argument: str, value: Any) -> None:
 def kind(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype} and shape {tuple(value.shape)}"
-    return f"{type(value).__name__} {value!r:.60}"
+    return f"{type(value).__name__} {' '.join(repr(value).split()):.60}"
 
 
 def _floats(values: Any) -> Tensor:
@@ -125,6 +130,6 @@ def _floats(values: Any) -> Tensor:
         parts = [_floats(value) for value in values]
         shapes = sorted({tuple(part.shape) for part in parts})
         if len(shapes) > 1:
-            raise ValueError(f"shapes {shapes[0]} and {shapes[1]} differ")
+            raise ValueError(f"{shapes[0]} and {shapes[1]}")
         return torch.stack(parts)
     raise TypeError(f"{type(values).__name__} is no number")

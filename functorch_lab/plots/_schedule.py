@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ def schedule(
     schedule: Schedule | Mapping[str, Schedule],
     steps: int,
     *,
-    labels: Sequence[str] | None = None,
+    labels: Iterable[object] | None = None,
 ) -> Figure:
     """The learning rate at each step, of one schedule or of several.
 
@@ -75,19 +75,16 @@ def schedule(
         for name, one in schedules.items()
     ]
     with _figure.styled(_WHERE) as new_figure:
-        from matplotlib.ticker import MaxNLocator
-
         figure = new_figure(_figure.WIDTH, 3.0, layout="constrained")
         axes = figure.subplots()
         handles = []
         for i, values in enumerate(rates):
-            points = _figure.marked(values.isfinite().tolist())
-            style = {"linewidth": 1.6, **_figure.look(i), **points}
-            handles += axes.plot(at.tolist(), values.tolist(), **style)
+            style = {"linewidth": 1.6, **_figure.look(i)}
+            handles.append(_figure.points(axes, at, values, **style))
         if not any(bool(values.isfinite().any()) for values in rates):
             _figure.say_nothing_to_draw(axes)
         _figure.dress(axes, "step", "learning rate")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        _figure.span(axes, at)
         if named:
             _figure.legend(figure, handles, shown)
     return figure
