@@ -2,7 +2,8 @@
 """The checkpoints of a run: written so that a kill at any moment loses none.
 
 A checkpoint is a safetensors file with the state, and a manifest beside it, which is
-written after it: what has no manifest was never finished.
+written after it and removed before it: what has no manifest is not finished, or no
+longer kept. The bytes of the log that belong to it are on the disk before.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from functorch_lab.train import _format
-from functorch_lab.train._files import write_json
+from functorch_lab.train._files import sync_folder, write_json
 from functorch_lab.train._save import save
 
 FOLDER = "checkpoints"
@@ -57,33 +58,49 @@ def write(
     Args:
         folder: The run's.
         state: The training state.
-        best: The best state; written if it is not there yet.
+        best: The best state.
         position: What the manifest says besides.
         keep: How many of the newest stay.
     """
     inside = folder / FOLDER
-    inside.mkdir(exist_ok=True)
-    if position.best is not None and not _manifest(inside, "best", position.best):
+    if not inside.exists():
+        inside.mkdir()
+        sync_folder(folder)
+    if position.best is not None:
         _write(inside, "best", position.best, best, {})
     _write(inside, "step", position.taken, state, asdict(position))
     _keep_only(inside, _steps(inside, "step")[-keep:])
 
 
-def forget_after(folder: Path, taken: int) -> None:
+def forget_after(folder: Path, taken: int, where: str) -> None:
     """Remove what a resumed run will write again: unfinished or damaged files."""
     inside = folder / FOLDER
-    for unfinished in inside.glob(".*.part"):
-        unfinished.unlink()
-    _keep_only(inside, [step for step in _steps(inside, "step") if step <= taken])
+    finished = _steps(inside, "step")
+    unfinished = list(inside.glob(".*.part"))
+    unfinished += [
+        _path(inside, "step", step, "safetensors")
+        for step in _steps(inside, "step", "safetensors")
+        if step not in finished and step > taken
+    ]
+    if unfinished:
+        names = ", ".join(sorted(path.name for path in unfinished))
+        _log.warning(
+            "%s: a checkpoint in %s was interrupted while it was written (%s); going "
+            "on from step %d",
+            *(where, inside, names, taken),
+        )
+    for path in unfinished:
+        path.unlink()
+    _keep_only(inside, [step for step in finished if step <= taken])
 
 
 def _keep_only(inside: Path, steps: list[int]) -> None:
     manifests = [_manifest(inside, "step", step) or {} for step in steps]
     bests = [manifest.get("best") for manifest in manifests]
-    for kind, kept in (("step", steps), ("best", bests)):
-        for step in set(_steps(inside, kind)) - set(kept):
-            _path(inside, kind, step, "json").unlink(missing_ok=True)
-            _path(inside, kind, step, "safetensors").unlink(missing_ok=True)
+    for end in ("json", "safetensors"):
+        for kind, kept in (("step", steps), ("best", bests)):
+            for step in set(_steps(inside, kind, end)) - set(kept):
+                _path(inside, kind, step, end).unlink(missing_ok=True)
 
 
 def newest(folder: Path, where: str) -> tuple[Position, Path] | None:
@@ -91,6 +108,7 @@ def newest(folder: Path, where: str) -> tuple[Position, Path] | None:
 
     Raises:
         ValueError: If there are checkpoints, and all are damaged.
+        OSError: If one is there, but can't be read.
     """
     inside = folder / FOLDER
     steps = _steps(inside, "step")
@@ -98,17 +116,27 @@ def newest(folder: Path, where: str) -> tuple[Position, Path] | None:
     for step in reversed(steps):
         try:
             return _read(inside, step), _path(inside, "step", step, "safetensors")
-        except (ValueError, OSError) as error:
+        except (ValueError, FileNotFoundError) as error:
+            if step not in _steps(inside, "step"):
+                # The run is being trained: it has a newer one, and removed this.
+                return newest(folder, where)
             reasons.append(f"step {step}: {error}")
             _log.warning(
                 "%s: the checkpoint of step %d in %s is damaged (%s); looking for the "
                 "one before",
                 *(where, step, folder, error),
             )
+        except OSError as error:
+            raise OSError(
+                f"{where}: run_dir: expected to read the checkpoint of step {step} in "
+                f"{inside}, got {error.strerror or error}. Make it readable, or remove "
+                "it to go on from the one before."
+            ) from error
     if steps:
         raise ValueError(
             f"{where}: run_dir: expected a whole checkpoint in {inside}, got only "
-            f"damaged ones ({'; '.join(reasons)}). Start a new run in another folder."
+            f"damaged ones ({'; '.join(reasons)}). Put a copy of one "
+            "back, or start a new run in another folder."
         )
     return None
 
@@ -122,11 +150,17 @@ def _write(
     inside: Path, kind: str, step: int, tree: Any, fields: dict[str, Any]
 ) -> None:
     path = _path(inside, kind, step, "safetensors")
-    save(path, tree)
-    manifest = {**fields, "file": path.name, "bytes": path.stat().st_size}
-    manifest["sha256_of_header"] = _header_digest(path)
-    manifest["sha256_of_manifest"] = _digest(manifest)
-    write_json(_path(inside, kind, step, "json"), manifest)
+    former = _manifest(inside, kind, step)
+    manifest = former
+    # The same number of steps is the same state: at an epoch's end it may be there.
+    if manifest is None:
+        save(path, tree)
+        manifest = {"file": path.name, "bytes": path.stat().st_size}
+        manifest["sha256_of_header"] = _header_digest(path)
+    manifest = {**manifest, **fields}
+    if manifest != former:
+        manifest["sha256_of_manifest"] = _digest(manifest)
+        write_json(_path(inside, kind, step, "json"), manifest)
 
 
 def _read(inside: Path, step: int) -> Position:
@@ -159,8 +193,10 @@ def _check_file(path: Path, manifest: dict[str, Any]) -> None:
 def _header_digest(path: Path) -> str:
     # The header holds a checksum of each tensor, so that its own stands for all.
     with path.open("rb") as file:
-        length = file.read(8)
-        header = length + file.read(int.from_bytes(length, "little"))
+        first = file.read(8)
+        # A flipped bit must not ask for more memory than there is.
+        length = min(int.from_bytes(first, "little"), path.stat().st_size)
+        header = first + file.read(length)
     return hashlib.sha256(header).hexdigest()
 
 
@@ -169,7 +205,7 @@ def _manifest(inside: Path, kind: str, step: int) -> dict[str, Any] | None:
     try:
         found = json.loads(_path(inside, kind, step, "json").read_text("utf-8"))
         digest = found.pop("sha256_of_manifest")
-    except (ValueError, KeyError, AttributeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError):
         return None
     return found if digest == _digest(found) else None
 
@@ -182,8 +218,8 @@ def _path(inside: Path, kind: str, step: int, end: str) -> Path:
     return inside / f"{kind}-{step:08d}.{end}"
 
 
-def _steps(inside: Path, kind: str) -> list[int]:
+def _steps(inside: Path, kind: str, end: str = "json") -> list[int]:
     names = [
-        path.stem.removeprefix(f"{kind}-") for path in inside.glob(f"{kind}-*.json")
+        path.stem.removeprefix(f"{kind}-") for path in inside.glob(f"{kind}-*.{end}")
     ]
     return sorted(int(name) for name in names if name.isdigit())

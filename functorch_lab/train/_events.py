@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorBoard's event files, where that package is installed."""
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,13 @@ class Events:
             if is_number(value) and name not in ("step", "epoch"):
                 self._writer.add_scalar(f"{kind}/{name}", value, row["step"])
 
-    def close(self) -> None:
-        """Write what is left, and close the file."""
+    def flush(self) -> None:
+        """Write what is left."""
         if self._writer is not None:
-            self._writer.close()
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left, if there is room, and close the file."""
+        if self._writer is not None:
+            with suppress(OSError):
+                self._writer.close()

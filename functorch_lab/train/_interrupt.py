@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -33,7 +33,13 @@ def stop_signals(active: bool) -> Iterator[Stop]:
     if not active or threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    former: dict[int, Any] = {s: signal.getsignal(s) for s in _SIGNALS}
+    # A process that was told to ignore one (nohup, `&` of a script) still does.
+    former: dict[int, Any] = {
+        s: signal.getsignal(s)
+        for s in _SIGNALS
+        if signal.getsignal(s) is not signal.SIG_IGN
+    }
+    own = os.getpid()
 
     def restore() -> None:
         for number, handler in former.items():
@@ -41,11 +47,15 @@ def stop_signals(active: bool) -> Iterator[Stop]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def ask(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
         restore()
-        os.write(2, b"\nstopping after this step; once more stops at once\n")
+        if os.getpid() != own:  # a worker of a loader, which ends as it always does
+            os.kill(os.getpid(), number)
+            return
+        stop.asked = True
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this step; once more stops at once\n")
 
-    for number in _SIGNALS:
+    for number in former:
         signal.signal(number, ask)
     try:
         yield stop

@@ -5,10 +5,11 @@ import json
 import math
 import os
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from functorch_lab.train._files import finite
+from functorch_lab.train._files import finite, sync_folder
 from functorch_lab.train._logs import Row
 
 
@@ -20,7 +21,10 @@ class Journal:
     """
 
     def __init__(self, path: Path, length: int) -> None:
-        self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
+        new = not path.exists()
+        self._file: BinaryIO = open(path, "w+b" if new else "r+b")  # noqa: SIM115
+        if new:
+            sync_folder(path.parent)
         self._checksum = zlib.crc32(self._file.read(length))
         self._file.truncate(length)
         self._file.seek(length)
@@ -43,8 +47,9 @@ class Journal:
         return self._file.tell(), self._checksum
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file; what a full disk has refused before is given up."""
+        with suppress(OSError):
+            self._file.close()
 
 
 def read_journal(path: Path, length: int | None = None) -> tuple[list[Row], int]:
@@ -60,8 +65,9 @@ def read_journal(path: Path, length: int | None = None) -> tuple[list[Row], int]
 
 def split_rows(rows: list[Row]) -> tuple[dict[str, list[Any]], list[Row]]:
     """Columns of the steps' rows, "step" among them, and the epochs' rows."""
-    epochs = [row for row in rows if "epoch" in row]
-    steps = [row for row in rows if "epoch" not in row]
+    # By their first entry: a step may log a number of that name too.
+    epochs = [row for row in rows if next(iter(row)) == "epoch"]
+    steps = [row for row in rows if next(iter(row)) != "epoch"]
     names = steps[0] if steps else {}
     return {name: [row.get(name, math.nan) for row in steps] for name in names}, epochs
 

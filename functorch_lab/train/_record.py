@@ -10,9 +10,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from functorch_lab.train import _checkpoints as checkpoints
+from functorch_lab.train._config import read_config
 from functorch_lab.train._journal import read_journal, split_rows
 from functorch_lab.train._logs import Row
-from functorch_lab.train._run import METRICS, RESULT, read_config
+from functorch_lab.train._run import METRICS, RESULT, as_folder
 from functorch_lab.train._save import restore
 
 _WHERE = "train.read_run"
@@ -56,19 +57,31 @@ class RunRecord:
         Without `early_stopping` in `fit`, the best is the newest.
 
         Raises:
-            ValueError: If there is no checkpoint, or it is damaged.
+            ValueError: If `which` is neither "best" nor "last", there is no checkpoint,
+                or it is damaged.
+            OSError: If it can't be read.
         """
         where = "train.RunRecord.params"
-        found = checkpoints.newest(self.folder, where)
-        if found is None:
+        if which not in ("best", "last"):
             raise ValueError(
-                f"{where}: expected a checkpoint in {self.folder}, got none. Train "
-                "until one is written."
+                f'{where}: which: expected "best" or "last", got {which!r}. Say which '
+                "state is meant."
             )
-        position, path = found
-        if which == "best" and position.best is not None:
-            path = checkpoints.best_path(self.folder, position.best)
-        return restore(path).params
+        while True:
+            found = checkpoints.newest(self.folder, where)
+            if found is None:
+                raise ValueError(
+                    f"{where}: expected a checkpoint in {self.folder}, got none. Train "
+                    "until one is written."
+                )
+            position, path = found
+            if which == "best" and position.best is not None:
+                path = checkpoints.best_path(self.folder, position.best)
+            try:
+                return restore(path, pattern="params*").params
+            except OSError:
+                if path.exists():
+                    raise  # else the run has gone on meanwhile, and removed it
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
@@ -78,6 +91,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         path: The folder that `open_run` made.
 
     Raises:
+        TypeError: If `path` is not a path.
         ValueError: If there is no run in it, all its checkpoints are damaged, or its
             log can't be read.
         OSError: If a file can't be read.
@@ -97,7 +111,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         >>> record.step, record.finished, record.logs["loss"], record.params()
         (3, True, [16.0, 4.0, 1.0], tensor(3.5000))
     """
-    folder = Path(path)
+    folder = as_folder(_WHERE, path)
     found = read_config(_WHERE, folder)
     newest = checkpoints.newest(folder, _WHERE)
     position = newest[0] if newest else None

@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: made for one configuration, and opened again only for it."""
 
-import json
 import os
-import platform
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from functorch_lab.train._files import write_json
+from functorch_lab.train._config import (
+    CONFIG,
+    as_json,
+    check_same,
+    read_config,
+    write_config,
+)
+from functorch_lab.train._files import sync_folder, write_json
 from functorch_lab.train._save import save
 
 _WHERE = "train.open_run"
-FORMAT = 1
-CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result"
 
@@ -55,10 +54,20 @@ class Run:
                 `worst_predictions` (n,), `worst_losses` (n,).
 
         Raises:
+            TypeError: If a metric is not a number, or one of the tensors is none.
             OSError: If the folder can't be written to.
         """
-        numbers = {name: float(value) for name, value in metrics.items()}
-        with told("train.Run.write_result", self.folder):
+        where = "train.Run.write_result"
+        numbers = {}
+        for name, value in metrics.items():
+            try:
+                numbers[name] = float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(
+                    f"{where}: metrics: expected a number for {name}, got {value!r}. "
+                    "Give tensors by name."
+                ) from error
+        with told(where, self.folder):
             if tensors:
                 save(self.folder / f"{RESULT}.safetensors", tensors)
             write_json(self.folder / f"{RESULT}.json", numbers)
@@ -81,7 +90,7 @@ def open_run(
     Args:
         path: The folder; it and its parents are made.
         config: What decides the run, as JSON values: it can be resumed with the same
-            only.
+            only. None with `resume`: that of the run.
         resume: Go on with the run that is there, from its last good checkpoint, or from
             its beginning if it has none yet.
         checkpoint_every: Write a checkpoint after so many steps too.
@@ -92,8 +101,8 @@ def open_run(
         The run, for `fit(run_dir=...)`.
 
     Raises:
-        TypeError: If the config is not made of JSON values, or `checkpoint_every` or
-            `keep` is not an int.
+        TypeError: If `path` is not a path, the config is not made of JSON values, or
+            `checkpoint_every` or `keep` is not an int.
         ValueError: If the folder holds another run or other files; with `resume`, if
             there is no run, or its config differs (every difference is listed);
             `checkpoint_every` or `keep` < 1. Nothing is changed then.
@@ -110,24 +119,42 @@ def open_run(
     """
     for name, value in (("checkpoint_every", checkpoint_every), ("keep", keep)):
         _check_count(name, value)
-    folder = Path(path)
-    wanted = _as_json(config)
+    folder = as_folder(_WHERE, path)
+    wanted = as_json(_WHERE, config or {})
     if resume:
-        _check_same(folder, wanted, read_config(_WHERE, folder)["config"])
+        found = read_config(_WHERE, folder)["config"]
+        if config is not None:
+            check_same(_WHERE, folder, wanted, found)
         _check_writable(folder)
-    else:
+        return Run(folder, found, resume, checkpoint_every, keep)
+    with told(f"{_WHERE}: path", folder):
         _check_free(folder)
-        with told(_WHERE, folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        _check_writable(folder)
-        with told(_WHERE, folder):
-            write_json(folder / CONFIG, _description(wanted))
+        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in missing:
+            sync_folder(made.parent)
+    _check_writable(folder)
+    with told(f"{_WHERE}: path", folder):
+        write_config(folder, wanted)
     return Run(folder, wanted, resume, checkpoint_every, keep)
 
 
 def as_run(run_dir: "Run | str | os.PathLike[str] | None") -> Run | None:
     """What `fit` was given, as a run."""
     return run_dir if isinstance(run_dir, Run | None) else open_run(run_dir)
+
+
+def as_folder(where: str, path: object) -> Path:
+    """What is given as a folder, as a path.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(
+            f"{where}: path: expected a path, got {path!r}. Give the name of a folder."
+        )
+    return Path(path)
 
 
 @contextmanager
@@ -139,41 +166,10 @@ def told(where: str, folder: Path, remedy: str = "") -> Iterator[None]:
         # What `save` has worded stands on the system's own error.
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise OSError(
-            f"{where}: path: expected a folder to write to, got {folder} "
+            f"{where}: expected a folder to write to, got {folder} "
             f"({cause.strerror or cause}). "
             f"{remedy or 'Make room, or give another folder.'}"
         ) from error
-
-
-def read_config(where: str, folder: Path) -> dict[str, Any]:
-    """What `config.json` says.
-
-    Raises:
-        ValueError: If there is none, or it is not ours.
-    """
-    expected = f"{where}: path: expected the folder of a run, got {folder}"
-    if not folder.exists():
-        raise ValueError(f"{expected}, which does not exist. {_nearby(folder)}")
-    if not (folder / CONFIG).is_file():
-        what = f"which has no {CONFIG}" if folder.is_dir() else "which is a file"
-        raise ValueError(f"{expected}, {what}. Give the folder that training wrote.")
-    try:
-        found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        known = found["format"] == FORMAT and isinstance(found["config"], dict)
-    except (ValueError, KeyError, TypeError, OSError):
-        known = False
-        found = {}
-    if not known:
-        raise ValueError(
-            f"{expected}, whose {CONFIG} is not one of a run of this version. Give the "
-            "folder that training wrote."
-        )
-    return found
-
-
-def _nearby(folder: Path) -> str:
-    near = sorted(p.parent.name for p in folder.parent.glob(f"*/{CONFIG}"))
-    return f"Beside it: {', '.join(near)}." if near else "Check the path."
 
 
 def _check_free(folder: Path) -> None:
@@ -187,7 +183,9 @@ def _check_free(folder: Path) -> None:
             f"{expected}, which holds a run. Go on with it by resume=True (--resume), "
             "or give another folder."
         )
-    others = sorted(p.name for p in folder.iterdir())
+    # Who was killed while the config was written had no run yet.
+    leftover = f".{CONFIG}.part"
+    others = sorted(p.name for p in folder.iterdir() if p.name != leftover)
     if others:
         raise ValueError(
             f"{expected}, which holds {', '.join(others[:3])}"
@@ -195,23 +193,8 @@ def _check_free(folder: Path) -> None:
         )
 
 
-def _check_same(folder: Path, wanted: dict[str, Any], found: dict[str, Any]) -> None:
-    nothing = object()
-    differences = []
-    for name in dict.fromkeys([*found, *wanted]):
-        old, new = found.get(name, nothing), wanted.get(name, nothing)
-        if old != new:
-            words = ["none" if v is nothing else json.dumps(v) for v in (old, new)]
-            differences.append(f"{name}: {words[0]} there, {words[1]} now")
-    if differences:
-        raise ValueError(
-            f"{_WHERE}: config: expected that of the run in {folder}: "
-            f"{'; '.join(differences)}. Resume with the same, or start a new run."
-        )
-
-
 def _check_writable(folder: Path) -> None:
-    with told(_WHERE, folder), tempfile.TemporaryFile(dir=folder):
+    with told(f"{_WHERE}: path", folder), tempfile.TemporaryFile(dir=folder):
         pass
 
 
@@ -226,34 +209,3 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(
             f"{_WHERE}: {name}: expected at least 1, got {value}. Give a whole number."
         )
-
-
-def _as_json(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    # What JSON makes of it, so that it compares equal when it is read again.
-    try:
-        return json.loads(json.dumps(dict(config or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{_WHERE}: config: expected numbers, strings, lists and dicts, got "
-            f"something else ({error}). Convert it, e.g. paths and dtypes with str()."
-        ) from error
-
-
-def _description(config: dict[str, Any]) -> dict[str, Any]:
-    try:
-        own = metadata.version("functorch-lab")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        own = "source"
-    versions = {
-        "functorch-lab": own,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-    }
-    return {
-        "format": FORMAT,
-        "config": config,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions,
-    }

@@ -4,16 +4,18 @@
 import logging
 import time
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from functorch_lab.train import _checkpoints as checkpoints
 from functorch_lab.train._checkpoints import Position
+from functorch_lab.train._config import CONFIG
 from functorch_lab.train._events import Events
 from functorch_lab.train._journal import Journal, read_journal, split_rows
 from functorch_lab.train._lock import locked
 from functorch_lab.train._logs import Row
-from functorch_lab.train._run import CONFIG, METRICS, Run, told
+from functorch_lab.train._run import METRICS, Run, told
 from functorch_lab.train._save import restore
 from functorch_lab.train._state import TrainState
 
@@ -84,6 +86,7 @@ class Session:
         with self._told():
             position = self.position
             position.log_bytes, position.log_checksum = self._journal.sync()
+            self._events.flush()
             checkpoints.write(
                 *(self._run.folder, state, self.best, position), keep=self._run.keep
             )
@@ -102,16 +105,16 @@ class Session:
             )
         if found:
             self._restore(folder, *found)
-            checkpoints.forget_after(folder, self.position.taken)
         elif run.resume:
             _log.warning(
                 "%s: %s has no checkpoint yet; from the beginning", _WHERE, folder
             )
-        with told(_WHERE, folder):
+        with self._told():
+            checkpoints.forget_after(folder, self.position.taken, _WHERE)
             self._journal = Journal(folder / METRICS, self.position.log_bytes)
-        self._closing.callback(self._journal.close)
-        self._events = Events(folder, self.position.taken)
-        self._closing.callback(self._events.close)
+            self._closing.callback(self._journal.close)
+            self._events = Events(folder, self.position.taken)
+            self._closing.callback(self._events.close)
 
     def _restore(self, folder: Path, position: Position, path: Path) -> None:
         rows, checksum = read_journal(folder / METRICS, position.log_bytes)
@@ -127,9 +130,10 @@ class Session:
             best = checkpoints.best_path(folder, position.best)
             self.best = restore(best, like=self.state)
         self.state = restore(path, like=self.state)
-        self.position = position
+        # There may be more to do now than there was then.
+        self.position = replace(position, finished=False)
 
     def _told(self) -> AbstractContextManager[None]:
         assert self._run is not None
         remedy = "Make room, and go on with open_run(path, resume=True) (--resume)."
-        return told(_WHERE, self._run.folder, remedy)
+        return told(f"{_WHERE}: run_dir", self._run.folder, remedy)
