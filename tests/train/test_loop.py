@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from functorch_lab import data, optim, random, train, tree
 from functorch_lab.train import TrainState
+from functorch_lab.transforms import disable_jit
 
 
 def plain_step(state: TrainState, x: Tensor) -> tuple[TrainState, dict[str, Tensor]]:
@@ -229,3 +230,81 @@ def test_a_loader_of_the_same_order_trains_the_same_parameters() -> None:
     assert int(ours.step) == 6
     assert tree.equal(ours, theirs)
     assert_close(ours.params, theirs.params, rtol=0, atol=0)
+
+
+DISTANCES = [5.0, 3.5, 3.7, 2.5, 2.6, 2.7, 2.8, 0.5]
+
+
+def distance(state: TrainState) -> dict[str, Any]:
+    """What the validation says: not in order, known after each epoch of two steps."""
+    return {
+        "val": torch.tensor(DISTANCES, dtype=torch.float64)[int(state.step) // 2 - 1]
+    }
+
+
+def test_ends_with_the_best_epochs_state() -> None:
+    stopping = train.EarlyStopping("val", 3)
+    options = {"epochs": 8, "evaluate": distance, "early_stopping": stopping}
+    state, history = fit(start(), given(2.0, 3.0), **options)
+    assert [row["val"] for row in history.epochs] == DISTANCES[:7]
+    best, _ = fit(start(), given(2.0, 3.0), epochs=4)
+    assert tree.equal(state, best)
+    last = train.EarlyStopping("val", 3, restore_best=False)
+    state, history = fit(
+        start(), given(2.0, 3.0), **(options | {"early_stopping": last})
+    )
+    assert int(state.step) == 14
+    assert len(history.epochs) == 7
+
+
+def test_the_best_state_outlives_donation() -> None:
+    optimizer = optim.sgd(lr=0.25)
+    step = train.make_step(lambda w, x: ((w - x) ** 2).mean(), optimizer)
+    state = train.init(torch.tensor(0.5), optimizer, key=random.key(0))
+    with disable_jit():
+        state, history = train.fit(
+            step,
+            state,
+            [(torch.tensor([4.5]),)],
+            epochs=3,
+            evaluate=lambda state: {"val": state.step},
+            early_stopping=train.EarlyStopping("val"),
+            progress=False,
+        )
+    assert state.params.item() == 2.5  # half of the way, after the first epoch
+    assert history.epochs[-1]["val"] == 3
+
+
+def test_the_epochs_loss_is_that_of_its_samples() -> None:
+    def step(state: TrainState, x: Tensor, samples: Tensor) -> Any:
+        state, logs = plain_step(state, x)
+        return state, logs | {"samples": samples, "aux": {"top": (x.max(),)}}
+
+    counts = [5, 5, 2]
+    batches = [
+        (x, torch.tensor(n)) for (x,), n in zip(given(2, 3, 7), counts, strict=True)
+    ]
+    _, history = train.fit(step, start(), batches, epochs=2, progress=False)
+    assert history.epochs[1]["loss"] == pytest.approx((10 + 15 + 14) / 12)
+    assert history.logs["samples"].tolist() == counts * 2
+    assert history.logs["aux.top.0"].tolist() == [2.0, 3.0, 7.0] * 2
+
+
+def test_shows_the_learning_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    def step(state: TrainState, x: Tensor) -> Any:
+        state, logs = plain_step(state, x)
+        return state, logs | {"lr": 0.5 / state.step}
+
+    _, history = train.fit(step, start(), given(2.0, 3.0), epochs=2)
+    assert [row["lr"] for row in history.epochs] == [0.25, 0.125]
+    assert "  lr 0.125  " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_refuses_logs_that_change() -> None:
+    def step(state: TrainState, x: Tensor) -> Any:
+        state, logs = plain_step(state, x)
+        return state, logs | ({"more": x[1]} if x[0] > 2 else {})
+
+    text = r"same entries in the logs of every step \(loss\), got loss, more"
+    with pytest.raises(ValueError, match=text):
+        train.fit(step, start(), given(2.0, 3.0), epochs=1, progress=False)
