@@ -3,6 +3,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -242,7 +243,7 @@ def distance(state: TrainState) -> dict[str, Any]:
     }
 
 
-def test_ends_with_the_best_epochs_state() -> None:
+def test_ends_with_the_best_epochs_state(tmp_path: Path) -> None:
     stopping = train.EarlyStopping("val", 3)
     options = {"epochs": 8, "evaluate": distance, "early_stopping": stopping}
     state, history = fit(start(), given(2.0, 3.0), **options)
@@ -255,6 +256,10 @@ def test_ends_with_the_best_epochs_state() -> None:
     )
     assert int(state.step) == 14
     assert len(history.epochs) == 7
+    options |= {"early_stopping": last, "run_dir": tmp_path / "run"}
+    state, _ = fit(start(), given(2.0, 3.0), **options)
+    assert int(state.step) == 14
+    assert tree.equal(train.read_run(tmp_path / "run").params(), best.params)
 
 
 def test_the_best_state_outlives_donation() -> None:
