@@ -78,7 +78,7 @@ def confusion_matrix(
     with _figure.styled(_WHERE) as new_figure:
         # Room for the names, the axes' names and the bar of colours.
         width, height = side + 0.08 * longest + 1.6, side + 0.08 * longest + 0.9
-        figure = new_figure(width, height, layout="constrained")
+        figure = new_figure(width, height, layout="compressed")
         axes = figure.subplots()
         image = axes.imshow(shares.nan_to_num(0).numpy(), cmap="Blues", vmin=0, vmax=1)
         texts = _texts(shares, ".2f") if normalize else _texts(cells, digits)
@@ -96,6 +96,9 @@ def confusion_matrix(
         bar.ax.tick_params(labelsize=9, color=_figure.INK, labelcolor=_figure.INK)
         head = _accuracy(cells, digits) if title is None else title
         axes.set_title(_figure.wrapped(head, int(side * 14)), parse_math=False)
+        # The layout of a square table settles with its first drawing, and each picture
+        # of a figure shall be the same.
+        figure.draw_without_rendering()
     return figure
 
 
