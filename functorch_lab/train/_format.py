@@ -16,8 +16,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
@@ -50,6 +50,7 @@ _BEGIN = b'{"__metadata__":{"functorch_lab":"'
 _HEAD = re.compile(
     re.escape(_BEGIN) + rb'1","header":"([0-9a-f]{8})","tensors":"([0-9a-f]*)"'
 )
+_GROUP = 2**28  # bytes
 _CHUNK = 2**20  # bytes that are still in the cache when they are summed
 
 
@@ -89,19 +90,35 @@ def write(
         described[name] = {"dtype": code, "shape": shape, "data_offsets": [start, stop]}
         start = stop
     file.write(_header(described, metadata, ["0" * 8] * len(names)))
-    # zlib frees the interpreter: a thread sums what is written, while the rest is
-    # written and while the disk is waited for.
+    # zlib frees the interpreter: a thread sums what is written while the disk is waited
+    # for. Tensor by tensor the two threads would be in one another's way.
+    sums: list[Future[list[str]]] = []
     with ThreadPoolExecutor(1) as pool:
-        sums = []
-        for name in names:
-            data = _memory(_plain(tensors[name]))
-            file.write(data)
-            sums.append(pool.submit(zlib.crc32, data))
+        for group in _groups([tensors[name] for name in names]):
+            parts = [_memory(_plain(leaf)) for leaf in group]
+            file.writelines(parts)
+            sums.append(pool.submit(_checksums, parts))
         file.flush()
         os.fsync(file.fileno())
-        checksums = [f"{checksum.result():08x}" for checksum in sums]
+    checksums = [checksum for part in sums for checksum in part.result()]
     file.seek(0)
     file.write(_header(described, metadata, checksums))
+
+
+def _groups(leaves: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Leaves that are copied to the CPU together, where they come from elsewhere."""
+    group, held = [], 0
+    for leaf in leaves:
+        group.append(leaf)
+        held += leaf.nbytes
+        if held > _GROUP:
+            yield group
+            group, held = [], 0
+    yield group
+
+
+def _checksums(parts: Iterable[memoryview]) -> list[str]:
+    return [f"{zlib.crc32(part):08x}" for part in parts]
 
 
 def _header(
