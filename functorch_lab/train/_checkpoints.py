@@ -72,8 +72,15 @@ def write(
     _keep_only(inside, _steps(inside, "step")[-keep:])
 
 
-def forget_after(folder: Path, taken: int, where: str) -> None:
-    """Remove what a resumed run will write again: unfinished or damaged files."""
+def forget_after(folder: Path, taken: int, where: str, *, keep: int) -> None:
+    """Remove what a kill has left: unfinished, damaged and older checkpoints.
+
+    Args:
+        folder: The run's.
+        taken: Steps taken at the checkpoint that the run goes on from.
+        where: Who says that there was an unfinished one.
+        keep: How many of the newest stay.
+    """
     inside = folder / FOLDER
     finished = _steps(inside, "step")
     unfinished = list(inside.glob(".*.part"))
@@ -91,7 +98,7 @@ def forget_after(folder: Path, taken: int, where: str) -> None:
         )
     for path in unfinished:
         path.unlink()
-    _keep_only(inside, [step for step in finished if step <= taken])
+    _keep_only(inside, [step for step in finished if step <= taken][-keep:])
 
 
 def _keep_only(inside: Path, steps: list[int]) -> None:

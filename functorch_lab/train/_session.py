@@ -110,10 +110,11 @@ class Session:
                 "%s: %s has no checkpoint yet; from the beginning", _WHERE, folder
             )
         with self._told():
-            checkpoints.forget_after(folder, self.position.taken, _WHERE)
+            taken = self.position.taken
+            checkpoints.forget_after(folder, taken, _WHERE, keep=run.keep)
             self._journal = Journal(folder / METRICS, self.position.log_bytes)
             self._closing.callback(self._journal.close)
-            self._events = Events(folder, self.position.taken)
+            self._events = Events(folder, taken)
             self._closing.callback(self._events.close)
 
     def _restore(self, folder: Path, position: Position, path: Path) -> None:
