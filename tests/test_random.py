@@ -540,3 +540,11 @@ def test_drawing_leaves_torchs_own_generator_alone():
         "assert torch.equal(s, torch.get_rng_state())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_generator_of_torch_is_seeded_with_the_bits_of_the_key():
+    key = random.key(2**40 + 3)
+    high, low = (word % 2**32 for word in random.bits(key, (2,)).tolist())
+    assert random.generator(key).initial_seed() == 2**32 * high + low
+    with pytest.raises(TypeError, match=r"random.generator: key: .*got 7 \(int\)"):
+        random.generator(7)  # pyright: ignore[reportArgumentType]

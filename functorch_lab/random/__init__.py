@@ -15,6 +15,7 @@ from functorch_lab.random._continuous import (
     uniform,
 )
 from functorch_lab.random._discrete import bernoulli, categorical, rademacher, randint
+from functorch_lab.random._generator import generator
 from functorch_lab.random._keys import bits, fold_in, key, split
 from functorch_lab.random._orders import choice, permutation
 
@@ -25,6 +26,7 @@ __all__ = [
     "choice",
     "exponential",
     "fold_in",
+    "generator",
     "gumbel",
     "key",
     "normal",

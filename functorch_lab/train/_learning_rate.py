@@ -26,5 +26,5 @@ def follow(path: tuple[str | int, ...], opt_state: Any) -> Any:
     node: Any = opt_state
     for part in path:
         is_key = isinstance(part, int) or isinstance(node, dict)
-        node = node[part] if is_key else getattr(node, part)
+        node = node[part] if is_key else getattr(node, str(part))
     return node

@@ -141,7 +141,7 @@ def make_step(
         )
         logs = {"loss": loss, "grad_norm": tree.norm(grads)}
         if lr_paths[0] and (lr := follow(lr_paths[0], state.opt_state)).ndim == 0:
-            # A copy: the state's own memory is written over by the next step.
+            # A copy: the next step reuses the state's memory if nothing else has it.
             logs["lr"] = lr.clone()
         if masked:
             logs["samples"] = sum(counts)
