@@ -76,7 +76,7 @@ def test_weights_are_shown_with_two_digits():
 
 @pytest.mark.parametrize("classes", [1, 2, 7, 20])
 def test_numbers_fit_into_their_cells(classes):
-    counts = torch.full((classes, classes), 12345) - 3 * torch.eye(classes).long()
+    counts = torch.full((classes, classes), 1234567) - 3 * torch.eye(classes).long()
     figure = plots.confusion_matrix(counts)
     figure.draw_without_rendering()
     axes = figure.axes[0]
