@@ -18,6 +18,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
@@ -196,14 +197,19 @@ def _foreign(file: BinaryIO, size: int, length: int, begin: bytes) -> str:
     return "a file of another kind, or one whose first bytes are corrupted"
 
 
-def read(file: BinaryIO, spec: Spec) -> Tensor | None:
-    """A tensor in memory of its own; None if it does not match its checksum."""
+def read(file: BinaryIO, spec: Spec, lock: Lock) -> Tensor | None:
+    """A tensor in memory of its own; None if it does not match its checksum.
+
+    Several threads may read from one file: they take turns in reading, by the lock, and
+    sum what they read at the same time.
+    """
     result = torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
     memory, checksum = _memory(result), 0
-    file.seek(spec.start)
     for start in range(0, len(memory), _CHUNK):
         part = memory[start : start + _CHUNK]
-        file.readinto(part)  # type: ignore[attr-defined]
+        with lock:
+            file.seek(spec.start + start)
+            file.readinto(part)  # type: ignore[attr-defined]
         checksum = zlib.crc32(part, checksum)
     return result if f"{checksum:08x}" == spec.checksum else None
 

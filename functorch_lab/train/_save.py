@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -121,19 +122,19 @@ def restore(
     with stored(path) as file:
         if like is None:
             leaves: list[Any] = [()] * len(file.places)
-            file.build(leaves)  # what it cannot build is told before much is read
-            for number in file.matching(pattern):
-                leaves[number] = file.read(number, chosen)
+            file.build(leaves)  # what it cannot build is told before anything is read
+            numbers = file.matching(pattern)
+            found = file.read(numbers, repeat(chosen or torch.device("cpu")))
+            for number, leaf in zip(numbers, found, strict=True):
+                leaves[number] = leaf
             return file.build(leaves)
         sources = file.sources(like, pattern)
-
-        def fill(path: str, leaf: Tensor) -> Tensor:
-            if path not in sources:
-                return leaf
-            own = torch.device("cpu") if leaf.is_meta else leaf.device
-            return file.read(sources[path], chosen or own)
-
-        return trees.map_with_path(fill, like)
+        found = file.read(
+            [number for number, _ in sources.values()],
+            [chosen or own for _, own in sources.values()],
+        )
+        taken = dict(zip(sources, found, strict=True))
+        return trees.map_with_path(taken.get, like)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import contextlib
 import fnmatch
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import torch
@@ -18,12 +20,15 @@ from functorch_lab.train import _format, _structure
 from functorch_lab.train._files import told
 from functorch_lab.train._structure import Mismatch, Place, UnknownNode
 
+_CPU = torch.device("cpu")
+_READERS = 4  # one reads, the others sum
+
 
 class Stored:
     """What a file of `save` holds; every error speaks for `train.restore`."""
 
     def __init__(self, path: str, file: BinaryIO) -> None:
-        self._path, self._file = path, file
+        self._path, self._file, self._lock = path, file, Lock()
         try:
             header = _format.read_header(file)
         except _format.Refused as refused:
@@ -41,15 +46,12 @@ class Stored:
         with self._known_nodes():
             return _structure.build(self.structure, leaves)
 
-    def read(self, number: int, device: torch.device | None) -> Tensor:
-        """One leaf; it is refused if it does not match its checksum."""
-        leaf = _format.read(self._file, self.specs[number])
-        if leaf is None:
-            at = self.places[number].bracket or "the root"
-            raise self._refusal(
-                f"a corrupted file, the tensor at {at} does not match its checksum"
-            )
-        return leaf if device is None else leaf.to(device)
+    def read(
+        self, numbers: Iterable[int], devices: Iterable[torch.device]
+    ) -> list[Tensor]:
+        """These leaves, each on a device; refused if they do not match their sums."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(self._read, numbers, devices))
 
     def matching(self, pattern: str | None) -> list[int]:
         """The numbers of the leaves that match."""
@@ -57,8 +59,10 @@ class Stored:
             return list(range(len(self.places)))
         return _matching(self.places, pattern, "the file")
 
-    def sources(self, like: Any, pattern: str | None) -> dict[str, int]:
-        """For each leaf of `like` that the file has, by bracket path, its number here.
+    def sources(
+        self, like: Any, pattern: str | None
+    ) -> dict[str, tuple[int, torch.device]]:
+        """What the file has for `like`: by bracket path, its number here and a device.
 
         Raises:
             TypeError: a leaf of `like` is no tensor.
@@ -87,8 +91,18 @@ class Stored:
             got = self.specs[theirs].dtype, self.specs[theirs].shape
             if expected != got:
                 raise self._difference(Mismatch(path, _words(expected), _words(got)))
-            found[path] = theirs
+            device = leaves[ours].device
+            found[path] = theirs, _CPU if device.type == "meta" else device
         return found
+
+    def _read(self, number: int, device: torch.device) -> Tensor:
+        leaf = _format.read(self._file, self.specs[number], self._lock)
+        if leaf is None:
+            at = self.places[number].bracket or "the root"
+            raise self._refusal(
+                f"a corrupted file, the tensor at {at} does not match its checksum"
+            )
+        return leaf.to(device)
 
     def _check_size(self, size: int, expected: int) -> None:
         if size > expected:
