@@ -434,6 +434,10 @@ OPTIMIZERS = {
         optim.chain(optim.clip_by_global_norm(2.3), optim.adamw(SCHEDULE, BETAS)),
         {"max_norm": 1.7, "weight_decay": 0.3},
     ),
+    "ema_params": OptimizerCase(
+        optim.ema_params(optim.adam(lr=SCHEDULE, betas=BETAS), decay=0.8),
+        {"decay": 0.6},
+    ),
     "fused": OptimizerCase(
         optim.fused(optim.sgd(lr=0.3, momentum=0.8, weight_decay=0.2)), {"lr": 0.07}
     ),
@@ -452,7 +456,13 @@ NOT_LAYERS = {
 }
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
-    *("Hyperparameter", "Schedule"),
-    *("apply_updates", "get_hyperparams", "set_hyperparams", "schedules"),
+    *("EmaParamsState", "Hyperparameter", "Schedule"),
+    *(
+        "apply_updates",
+        "get_ema_params",
+        "get_hyperparams",
+        "set_hyperparams",
+        "schedules",
+    ),
     *("elementwise", "is_elementwise"),
 }

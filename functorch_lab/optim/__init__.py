@@ -19,6 +19,7 @@ from functorch_lab.optim._chain import chain
 from functorch_lab.optim._clip import clip_by_global_norm
 from functorch_lab.optim._decay import add_decayed_weights
 from functorch_lab.optim._elementwise import elementwise, is_elementwise
+from functorch_lab.optim._ema import EmaParamsState, ema_params, get_ema_params
 from functorch_lab.optim._freeze import freeze
 from functorch_lab.optim._fused import fused
 from functorch_lab.optim._hyperparams import (
@@ -35,6 +36,7 @@ from functorch_lab.optim._sgd import SGDState, sgd, trace
 __all__ = [
     "AdagradState",
     "AdamState",
+    "EmaParamsState",
     "Hyperparameter",
     "HyperparamsState",
     "RMSpropState",
@@ -48,8 +50,10 @@ __all__ = [
     "chain",
     "clip_by_global_norm",
     "elementwise",
+    "ema_params",
     "freeze",
     "fused",
+    "get_ema_params",
     "get_hyperparams",
     "is_elementwise",
     "rmsprop",

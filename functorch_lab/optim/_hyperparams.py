@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "weight_decay": _AT_LEAST_ZERO,
     "alpha": ("a number in [0, 1)", lambda v: 0 <= v < 1),
     "betas": ("two numbers in [0, 1)", lambda v: 0 <= v < 1),
+    "decay": ("a number in [0, 1]", lambda v: 0 <= v <= 1),
     "max_norm": ("a number > 0", lambda v: v > 0),
 }
 _FINITE = ("a finite number", math.isfinite)

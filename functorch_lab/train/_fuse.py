@@ -21,6 +21,10 @@ def effective(
     """
     leaves = [leaf for leaf in tree.leaves(params) if leaf.is_floating_point()]
     small = sum(leaf.numel() for leaf in leaves) <= _SMALL * len(leaves)
-    if len(leaves) >= _MANY and small and optim.is_elementwise(optimizer):
+    if len(leaves) < _MANY or not small:
+        return optimizer
+    if optim.is_elementwise(optimizer):
         return optim.fused(optimizer)
-    return optimizer
+    # A wrapper that keeps a tree of its own says how to join what is inside it.
+    joined = getattr(optimizer.update, "joined", None)
+    return optimizer if joined is None else joined()
