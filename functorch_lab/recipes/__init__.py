@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Complete training scripts, each a file to read and to copy."""
 
-from functorch_lab.recipes import digits
+from functorch_lab.recipes import digits, text
 
-__all__ = ["digits"]
+__all__ = ["digits", "text"]
