@@ -457,12 +457,6 @@ NOT_LAYERS = {
 NOT_OPTIMIZERS = {
     *("AdagradState", "AdamState", "HyperparamsState", "RMSpropState", "SGDState"),
     *("EmaParamsState", "Hyperparameter", "Schedule"),
-    *(
-        "apply_updates",
-        "get_ema_params",
-        "get_hyperparams",
-        "set_hyperparams",
-        "schedules",
-    ),
-    *("elementwise", "is_elementwise"),
+    *("apply_updates", "get_hyperparams", "set_hyperparams", "schedules"),
+    *("elementwise", "get_ema_params", "is_elementwise"),
 }

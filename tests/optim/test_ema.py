@@ -19,7 +19,7 @@ def test_equals_torch(lab: Any, average: Any, decay: float) -> None:
     params, grads = lab.params(), lab.grads(7)
     optimizer = optim.ema_params(optim.adam(lr=0.03), decay=decay)
     module = torch.nn.ParameterList([p.clone() for p in tree.leaves(params)])
-    averaged = AveragedModel(module, **{kind: average(decay)})
+    averaged: Any = AveragedModel(module, **{kind: average(decay)})
     inner = torch.optim.Adam(module.parameters(), lr=0.03)
     state = optimizer.init(params)
     for g in grads:
@@ -101,12 +101,13 @@ def test_many_small_leaves_are_joined_inside() -> None:
     expected = None
     with disable_jit():
         for _ in range(3):
-            state, logs = step(state, torch.tensor(0.7))
+            state, _ = step(state, torch.tensor(0.7))
             new = tree.copy(state.params)
             last = new if expected is None else expected
             expected = tree.add(tree.scale(last, 0.75), tree.scale(new, 0.25))
     assert_close(optim.get_ema_params(state.opt_state), expected)
-    assert_close(logs["lr"], torch.tensor(0.02))
+    with disable_jit():
+        assert_close(step(state, torch.tensor(0.7))[1]["lr"], torch.tensor(0.02))
 
 
 def test_is_found_in_a_tree_of_states_if_it_is_one() -> None:
@@ -125,7 +126,7 @@ def test_refuses_what_it_cannot_average() -> None:
     for decay in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"ema_params: decay: .*in \[0, 1\], got"):
             optim.ema_params(optim.sgd(lr=0.5), decay=decay)
-    with pytest.raises(TypeError, match="optim.ema_params: .*Call the algorithm"):
+    with pytest.raises(TypeError, match=r"optim.ema_params: .*Call the algorithm"):
         optim.ema_params(optim.adam)  # pyright: ignore[reportArgumentType]
     optimizer = optim.ema_params(optim.sgd(lr=0.5))
     w = torch.tensor([2.0])
