@@ -8,10 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from functorch_lab import lessons
-from functorch_lab.cli._output import Usage, say
-from functorch_lab.cli._words import Option, read
-
-_SWITCHES = ("--all", "--notebook", "--without-solutions")
+from functorch_lab.cli._output import Usage, say, write
 
 
 def lesson(
@@ -35,12 +32,6 @@ def lesson(
         without_solutions: With --copy, leave the solutions of the exercises out.
     """
     return partial(_lesson, names, all, out, copy, notebook, not without_solutions)
-
-
-def refuse(words: list[str]) -> None:
-    """Raise for what is wrong in the words after `lesson`, where we know better."""
-    folder = Option(Path, "lessons")
-    read("lesson", words, {"--out": folder, "--copy": folder}, _SWITCHES)
 
 
 def _lesson(
@@ -108,7 +99,7 @@ def _copy(
             "Move them, or give another folder."
         )
     for name, file in files.items():
-        _write(file, _text(name, notebook, solutions))
+        write(file, _text(name, notebook, solutions).encode())
         say(str(file))
 
 
@@ -118,12 +109,6 @@ def _text(name: str, notebook: bool, solutions: bool) -> str:
     import nbformat  # comes with jupytext
 
     return nbformat.writes(lessons.notebook(name, solutions=solutions)) + "\n"
-
-
-def _write(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
 
 
 def _folder(path: Path, option: str) -> Path:

@@ -3,21 +3,42 @@
 
 import contextlib
 import io
+import logging
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from functorch_lab import __version__
-from functorch_lab.cli import _lesson, _train
+import functorch_lab as fl
+from functorch_lab.cli import _train
+from functorch_lab.cli._compare import compare
 from functorch_lab.cli._doctor import doctor
 from functorch_lab.cli._lesson import lesson
-from functorch_lab.cli._output import INSTALL, Usage, one_line, say
-from functorch_lab.cli._train import train
-from functorch_lab.recipes.digits import one_of
+from functorch_lab.cli._output import INSTALL, Usage, note, one_line, say
+from functorch_lab.cli._predict import predict
+from functorch_lab.cli._report import report
+from functorch_lab.cli._words import check
+from functorch_lab.recipes.settings import one_of
 
-_BOUNDARY = re.compile(r"[a-z_]+(\.\w+)*: .+: expected ", re.DOTALL)
+_BOUNDARY = re.compile(r"[a-z_]+(\.\w+)*: (.+: )?expected ", re.DOTALL)
 _PIPE_CLOSED = 141  # what a shell reports of a command that SIGPIPE has ended
+_COMMANDS = {
+    "train": _train.train,
+    "report": report,
+    "compare": compare,
+    "predict": predict,
+    "lesson": lesson,
+    "doctor": doctor,
+}
+
+_ABOUT = {
+    "": "Pure functions, trees and keys for PyTorch. `functorch-lab --version` prints "
+    "the version.",
+    "train": "Train one of the recipes. `functorch-lab train digits --help` lists the "
+    "settings of one.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,9 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # What the library says besides, such as of a damaged checkpoint it passed over.
+    logging.basicConfig(format="functorch-lab: %(message)s")
     try:
         if argv == ["--version"]:
-            say(f"functorch-lab {__version__}")
+            say(f"functorch-lab {fl.__version__}")
         else:
             _parse(argv or ["--help"])()
         sys.stdout.flush()
@@ -49,16 +72,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _PIPE_CLOSED
-    except KeyboardInterrupt:
-        sys.stderr.write("\nfunctorch-lab: interrupted\n")
+    except fl.train.Interrupted:
+        words = [word for word in argv if word != "--resume"]
+        again = shlex.join(["functorch-lab", *words, "--resume"])
+        note(f"interrupted, and saved. Go on with: {again}")
         return 130
+    except KeyboardInterrupt:
+        return _interrupted()
     except Exception as error:
+        # A module that is being imported can make an ImportError of Ctrl-C.
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            return _interrupted()
         status = _status(error)
         if status is None:
             raise
-        sys.stderr.write(f"functorch-lab: error: {one_line(str(error))}\n")
+        note(f"error: {one_line(str(error))}")
         return status
     return 0
+
+
+def _interrupted() -> int:
+    sys.stderr.write("\n")
+    note("interrupted")
+    return 130
 
 
 def _status(error: Exception) -> int | None:
@@ -66,56 +102,61 @@ def _status(error: Exception) -> int | None:
     if isinstance(error, FloatingPointError):
         return 1
     # At its boundary the library says "namespace.function: argument: expected ...".
-    bad_input = isinstance(error, ValueError) and _BOUNDARY.match(str(error))
+    at_boundary = bool(_BOUNDARY.match(str(error)))
+    bad_input = isinstance(error, (ValueError, OSError)) and at_boundary
     missing = isinstance(error, ModuleNotFoundError) and INSTALL in str(error)
     return 2 if isinstance(error, Usage) or bad_input or missing else None
 
 
 def _parse(argv: list[str]) -> Callable[[], None]:
     # The command, ready to run.
-    commands = {"train": train, "lesson": lesson, "doctor": doctor}
-    if not argv[0].startswith("-"):
-        one_of("cli: command", argv[0], commands)
+    command, *words = argv
+    if not command.startswith("-"):
+        one_of("cli: command", command, _COMMANDS)
+    if command == "train" and words:
+        _train.check_recipe(words)
+        return _read(words, _train.commands(), ["train"])
+    return _read(argv, _COMMANDS, [])
+
+
+def _read(
+    argv: list[str], commands: Mapping[str, Callable[..., Any]], before: list[str]
+) -> Callable[[], None]:
     try:
         import tyro
     except ModuleNotFoundError as error:
         raise Usage(
             f"tyro, which reads the command line, is not installed. Run: {INSTALL}"
         ) from error
-    off = tyro.conf.FlagCreatePairsOff
     said = io.StringIO()
+    # A switch that is off has no --no-form.
+    for function in (_train.Keep, *_COMMANDS.values()):
+        tyro.conf.configure(tyro.conf.FlagCreatePairsOff)(function)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
-                # Switches are off, and have no --no-form.
-                commands | {"lesson": tyro.conf.configure(off)(lesson)},
-                prog="functorch-lab",
-                description="Pure functions, trees and keys for PyTorch. "
-                "`functorch-lab --version` prints the version.",
+                dict(commands),
+                prog=" ".join(["functorch-lab", *before]),
+                description=_ABOUT[" ".join(before)],
                 args=argv,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
         if not stop.code:  # after --help
             return lambda: None
-        _refuse(argv)
+        _refuse(argv, commands, before)
         raise Usage(_first_complaint(said.getvalue())) from None
 
 
-def _refuse(argv: list[str]) -> None:
+def _refuse(
+    argv: list[str], commands: Mapping[str, Callable[..., Any]], before: list[str]
+) -> None:
     """Raise for what is wrong in a refused command line, where we know better."""
-    command, *rest = argv
-    if command.startswith("-"):
-        one_of("cli: option", command, ["--help", "--version"])
-    elif command == "train":
-        _train.refuse(rest)
-    elif command == "lesson":
-        _lesson.refuse(rest)
-    elif rest:
-        raise Usage(
-            f"cli.{command}: options: expected none, got {' '.join(rest)}. "
-            f"Run: functorch-lab {command}"
-        )
+    name, *words = argv
+    if name.startswith("-"):
+        one_of("cli: option", name, ["--help", "--version"])
+    else:
+        check([*before, name], words, commands[name])
 
 
 def _first_complaint(box: str) -> str:

@@ -1,58 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`functorch-lab train`: train a recipe, and say what came of it."""
+"""`functorch-lab train`: train a recipe, keep the run, and say what came of it."""
 
-from collections.abc import Callable
-from dataclasses import fields
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import get_type_hints
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from torch import Tensor
+import functorch_lab as fl
+from functorch_lab.cli._findings import FINDINGS
+from functorch_lab.cli._output import Usage, need, say
+from functorch_lab.cli._page import write_report
+from functorch_lab.recipes import digits
+from functorch_lab.recipes.settings import find_device, one_of
 
-from functorch_lab.cli._output import Usage, say
-from functorch_lab.cli._words import Option, read
-from functorch_lab.recipes.digits import Config, Result, find_device, one_of
-
-
-def train(dataset: str, /, config: Config = Config()) -> Callable[[], None]:  # noqa: B008
-    """Train a classifier with one compiled step, then test it.
-
-    Args:
-        dataset: What to train on: digits.
-        config: The settings.
-    """
-    return partial(_train, dataset, config)
+RECIPES: Mapping[str, ModuleType] = {"digits": digits}
 
 
-def refuse(words: list[str]) -> None:
-    """Raise for what is wrong in the words after `train`, where we know better."""
-    kinds = get_type_hints(Config)
-    options = {
-        "--" + f.name.replace("_", "-"): Option(kinds[f.name], f.default)
-        for f in fields(Config)
-    }
-    datasets = read("train", words, options, ["--compile", "--no-compile"])
-    if len(datasets) != 1:
+@dataclass(frozen=True)
+class Keep:
+    """Whether, and where, a run is kept."""
+
+    out: Path | None = None
+    """Keep the run in this folder, a new one: settings, logs, checkpoints, a report."""
+    resume: bool = False
+    """Go on with the run in the folder --out where it stopped."""
+
+
+def train() -> Callable[[], None]:
+    """Train a recipe with one compiled step, then test it."""
+    names = ", ".join(RECIPES)
+    raise Usage(
+        f"cli.train: recipe: expected one of {names}, got none. "
+        "Run: functorch-lab train digits"
+    )
+
+
+def commands() -> dict[str, Callable[..., Callable[[], None]]]:
+    """A function for each recipe, whose arguments are the recipe's settings."""
+    return {name: _command(name, recipe) for name, recipe in RECIPES.items()}
+
+
+def check_recipe(words: list[str]) -> None:
+    """Refuse what is no recipe, as the first word after `train`."""
+    if words[0] not in ("--help", "-h"):
+        one_of("cli.train: recipe", words[0], RECIPES)
+
+
+def _command(name: str, recipe: ModuleType) -> Callable[..., Callable[[], None]]:
+    def command(config: Any, keep: Keep) -> Callable[[], None]:
+        return partial(_train, name, recipe, config, keep)
+
+    # What tyro reads, as if each recipe had a function written out.
+    command.__doc__ = (inspect.getdoc(recipe) or name).split("\n\n")[0]
+    command.__annotations__ = {"config": recipe.Config, "keep": Keep}
+    command.__defaults__ = (recipe.Config(), Keep())
+    return command
+
+
+def _train(name: str, recipe: ModuleType, config: Any, keep: Keep) -> None:
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "1"):
         raise Usage(
-            "cli.train: dataset: expected one, got "
-            f"{' '.join(datasets) or 'none'}. Run: functorch-lab train digits"
+            f"cli.train: WORLD_SIZE: expected 1 process, got {world}, as torchrun sets "
+            "it. Training on several devices is not there yet: run it without torchrun."
         )
-
-
-def _train(dataset: str, config: Config) -> None:
-    from functorch_lab.recipes import digits
-
-    one_of("cli.train: dataset", dataset, ["digits"])
+    if keep.resume and keep.out is None:
+        raise Usage(
+            "cli.train: --resume: expected --out DIR with it, got none. Say which run "
+            "to go on with."
+        )
     config.check()
-    device = find_device(config.device)
+    if keep.out is not None:
+        need("matplotlib", "draws the figures of a run")
+    device = find_device(f"recipes.{name}", config.device)
     how = "compiled" if config.compile else "not compiled"
-    say(f"{config.model} on {dataset}, {config.epochs} epochs, on {device}, {how}")
-    result = digits.train(config)
-    say(f"\ntest accuracy {result.accuracy:.4f}\n")
-    say("confusion matrix (row: true digit, column: predicted)")
-    say(f"{_matrix(result.confusion)}\n\n{_times(result)}")
+    what = f"{config.model} on {name}" if hasattr(config, "model") else name
+    say(f"{what}, {_length(config)}, on {device}, {how}")
+    result = recipe.train(config, run_dir=keep.out, resume=keep.resume)
+    say(f"\n{FINDINGS[name](result)}\n\n{_times(result)}")
+    if keep.out is not None:
+        report = write_report(fl.train.read_run(keep.out))
+        say(f"run in {keep.out}, its report in {report}")
 
 
-def _times(result: Result) -> str:
+def _length(config: Any) -> str:
+    unit = "epochs" if hasattr(config, "epochs") else "steps"
+    return f"{getattr(config, unit)} {unit}"
+
+
+def _times(result: Any) -> str:
     rows = result.history.epochs
     text = f"{rows[-1]['step']} steps in {rows[-1]['seconds']:.1f} s"
     if len(rows) > 1:
@@ -60,12 +100,3 @@ def _times(result: Result) -> str:
         each = 1e3 * (last - first) / (len(rows) - 1)
         text += f" (first epoch {first:.1f} s, then {each:.0f} ms each)"
     return f"{text}; with data and test {result.seconds:.1f} s"
-
-
-def _matrix(counts: Tensor) -> str:
-    header = "    " + "".join(f"{j:4d}" for j in range(counts.shape[1]))
-    lines = [
-        f"{i:4d}" + "".join(f"{n:4d}" if n else "   ." for n in row)
-        for i, row in enumerate(counts.long().tolist())
-    ]
-    return "\n".join([header, *lines])

@@ -1,59 +1,115 @@
 # SPDX-License-Identifier: Apache-2.0
 """The words of a refused command line, looked at again for a telling message."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from functorch_lab.cli._output import Usage
-from functorch_lab.recipes.digits import one_of
+from functorch_lab.recipes.settings import one_of
 
 _KINDS = {int: "a whole number", float: "a number", Path: "a path"}
+# Where a setting has no default that could be shown.
+_EXAMPLES = {int: 5, float: 0.1, Path: "folder"}
 
 
 @dataclass(frozen=True)
-class Option:
-    """An option that takes a value: the value's type, and one that is right."""
+class _Words:
+    """What may follow a command: options with their types and examples, switches."""
 
-    kind: Any
-    example: Any
+    options: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    switches: list[str] = field(default_factory=list)
 
 
-def read(
-    command: str, words: list[str], options: dict[str, Option], switches: Sequence[str]
-) -> list[str]:
-    """The words that are no options; raises for an option that is none, or has none."""
-    switches = [*switches, "--help"]
-    known = [name for name in options if name not in switches] + switches
-    found: list[str] = []
+def check(command: list[str], words: list[str], function: Callable[..., Any]) -> None:
+    """Refuse words after a command, such as `train digits`, that it has no place for.
+
+    Raises:
+        Usage: If an option has no value or a wrong one, or there are too many words.
+        ValueError: If there is no such option or choice; the nearest one is named.
+    """
+    known = _words(function)
+    names = [*known.options, *known.switches, "--help"]
+    free: list[str] = []
     while words:
         word, *words = words
         if not word.startswith("-"):
-            found.append(word)
+            free.append(word)
             continue
         name, joined, value = word.partition("=")
         name = name.replace("_", "-")
-        one_of(f"cli.{command}: option", name, known)
-        if name in switches:
+        one_of(f"cli.{command[0]}: option", name, names)
+        if name not in known.options:
             continue
         if not joined:
             value, words = (words[0], words[1:]) if words else ("", [])
-        _check(command, name, value, options[name])
+        _check_value(f"cli.{command[0]}: {name}", name, value, *known.options[name])
+    _check_number(command, free, function)
+
+
+def _words(function: Callable[..., Any]) -> _Words:
+    found, hints = _Words(), get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if is_dataclass(hints[name]):
+            inner = get_type_hints(hints[name])
+            for setting in fields(hints[name]):
+                _add(found, setting.name, inner[setting.name], setting.default)
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            _add(found, name, hints[name], parameter.default)
     return found
 
 
-def _check(command: str, name: str, value: str, option: Option) -> None:
-    if value and get_origin(option.kind) is Literal:
-        word = name[2:].replace("-", "_")
-        one_of(f"recipes.digits: {word}", value, get_args(option.kind))
+def _add(found: _Words, name: str, kind: Any, default: Any) -> None:
+    name = name.replace("_", "-")
+    if kind is bool:
+        found.switches.extend(
+            [f"--{name}", f"--no-{name}"] if default else [f"--{name}"]
+        )
+        return
+    if NoneType in get_args(kind):  # such as `int | None`
+        kind = next(k for k in get_args(kind) if k is not NoneType)
+    example = _EXAMPLES.get(kind, "") if default is None else default
+    found.options[f"--{name}"] = (kind, example)
+
+
+def _check_value(what: str, name: str, value: str, kind: Any, example: Any) -> None:
+    if value and get_origin(kind) is Literal:
+        one_of(what, value, get_args(kind))
         return
     try:
         if not value or value.startswith("--"):
             raise ValueError(value)  # the next option, or the end of the line
-        option.kind(value)
+        kind(value)
     except ValueError:
         raise Usage(
-            f"cli.{command}: {name}: expected {_KINDS.get(option.kind, 'a word')}, got "
-            f"{value or 'nothing'}. Give e.g. {name} {option.example}."
+            f"{what}: expected {_KINDS.get(kind, 'a word')}, got {value or 'nothing'}. "
+            f"Give e.g. {name} {example}."
         ) from None
+
+
+def _check_number(
+    command: list[str], free: list[str], function: Callable[..., Any]
+) -> None:
+    # Paths that stand free: each once, but a tuple takes all that follow.
+    hints, least, most = get_type_hints(function), 0, 0
+    usage: list[str] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY or is_dataclass(hints[name]):
+            continue
+        if get_origin(hints[name]) is tuple:
+            most = len(free)
+            usage.append(f"[{name.upper()} ...]")
+        else:
+            least += 1
+            most += 1
+            usage.append(name.upper())
+    if not least <= len(free) <= most:
+        got = " ".join(free) or "none"
+        raise Usage(
+            f"cli.{command[0]}: arguments: expected "
+            f"{' '.join(usage) or 'options alone'}, got {got}. "
+            f"Run: functorch-lab {' '.join([*command, *usage])}"
+        )

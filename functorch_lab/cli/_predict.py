@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`functorch-lab predict`: what a trained run makes of images."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import functorch_lab as fl
+from functorch_lab.cli._images import INK, read_images
+from functorch_lab.cli._output import Usage, note, say, table
+from functorch_lab.recipes import digits
+
+
+def predict(
+    run: Path, images: tuple[Path, ...] = (), /, *, invert: bool = False
+) -> Callable[[], None]:
+    """Classify images by the best parameters of a run of the recipe digits.
+
+    Args:
+        run: The folder of the run.
+        images: PNG files of 8 x 8 pixels, dark ink on light ground, in colour or grey;
+            or CSV files with an image per row: 64 numbers from 0 (ground) to 16 (ink),
+            row by row. A first line with names is passed over.
+        invert: The PNG files show light ink on dark ground.
+    """
+    return partial(_predict, run, images, invert)
+
+
+def _predict(run: Path, files: tuple[Path, ...], invert: bool) -> None:
+    if not files:
+        raise Usage(
+            "cli.predict: images: expected PNG or CSV files, got none. "
+            f"Run: functorch-lab predict {run} IMAGE.png"
+        )
+    record = fl.train.read_run(run)
+    config = _config(record)
+    names, images = read_images(files, invert=invert)
+    shares, classes = digits.predict(record.params("best"), config, images.float()).max(
+        -1
+    )
+    rows = [
+        [name, str(digit), f"{share:.4f}"]
+        for name, digit, share in zip(
+            names, classes.tolist(), shares.tolist(), strict=True
+        )
+    ]
+    say(table([["image", "digit", "probability"], *rows]))
+    inked = int((images.mean((1, 2)) > INK / 2).sum())
+    if inked:
+        note(
+            f"note: {inked} of {len(names)} images are more ink than ground. Digits "
+            "that are light on dark need --invert."
+        )
+
+
+def _config(record: fl.train.RunRecord) -> Any:
+    settings: dict[str, Any] = dict(record.config)
+    recipe = settings.pop("recipe", None)
+    if recipe != "digits":
+        raise Usage(
+            f"cli.predict: run: expected one of the recipe digits, got "
+            f"{recipe or 'one of no recipe'} in {record.folder}. Train one: "
+            "functorch-lab train digits --out DIR"
+        )
+    try:
+        return digits.Config(**settings)
+    except TypeError as error:
+        raise Usage(
+            f"cli.predict: run: expected the settings that this version knows, got "
+            f"others in {record.folder} ({error}). Train it again."
+        ) from error
