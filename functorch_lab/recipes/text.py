@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a GPT on the source of Python's standard library, byte by byte.
 
-Read it from top to bottom, copy it, change it. The loss on held-out text is in bits per
-byte: 8 for a guess among all bytes. On a GPU take dtype="bfloat16" and more of
-everything: layers=6, width=384, heads=6, context=256, batch_size=64, steps=5000.
+Read it, copy it, change it. Held-out text costs 8 bits per byte for a guess among all
+bytes, and 2.4 after the default settings, which take some minutes on two cores. On a
+GPU, more of everything: layers=6, width=384, heads=6, context=256, batch_size=64,
+steps=5000, nbytes=8_000_000, dtype="bfloat16".
 """
 
 import math
@@ -64,8 +65,8 @@ class Result:
 
 def make_model(config: Config) -> fl.nn.LanguageModel:
     """A small GPT-2, whose tokens are bytes."""
-    sizes = (256, config.width, config.layers, config.heads)
-    return fl.nn.transformer(*sizes, max_length=config.context)
+    width, layers, heads = config.width, config.layers, config.heads
+    return fl.nn.transformer(256, width, layers, heads, max_length=config.context)
 
 
 def make_optimizer(config: Config) -> fl.types.GradientTransformation:
@@ -117,15 +118,14 @@ def train(
     began = time.perf_counter()
     config.check()
     device = settings.find_device("recipes.text", config.device)
-    root = fl.random.key(config.seed, device=device)
-    key, init_key, text_key = fl.random.split(root, 3)
+    keys = fl.random.split(fl.random.key(config.seed, device=device), 3)
     text = fl.data.stdlib_text(config.nbytes, device=device)
     text, unseen = text.split([len(text) - len(text) // 20, len(text) // 20])
     unseen = unseen.unfold(0, config.context + 1, config.context)
     model, optimizer = make_model(config), make_optimizer(config)
     dtype = torch.bfloat16 if config.dtype == "bfloat16" else None
     step = fl.train.make_step(partial(loss, model), optimizer, compute_dtype=dtype)
-    state = fl.train.init(model.init(init_key), optimizer, key=key)
+    state = fl.train.init(model.init(keys[1]), optimizer, key=keys[0])
     score = fl.train.make_evaluate(
         model.apply, {"val_bits_per_byte": bits}, batch_size=config.batch_size
     )
@@ -141,7 +141,7 @@ def train(
             run_dir=run,
             progress=progress,
         )
-    texts = write(model, state.params, "def ", text_key)
+    texts = write(model, state.params, "def ", keys[2])
     bits_per_byte = min(float(row["val_bits_per_byte"]) for row in history.epochs)
     if run is not None:
         run.write_result({"val_bits_per_byte": bits_per_byte})
