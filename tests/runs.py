@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import functorch_lab as fl
 from functorch_lab import data, optim, random, train, tree
@@ -57,15 +58,12 @@ def plain_step(state: train.TrainState, x: Tensor, y: Tensor) -> Any:
 
 def fit(folder: Path | None, **options: Any) -> tuple[train.TrainState, train.History]:
     """Train, or go on with, the run in a folder."""
+    every, keep = options.pop("checkpoint_every", 3), options.pop("keep", 2)
     run = folder
     if folder is not None:
-        run = train.open_run(
-            folder,
-            config={"seed": 3},
-            resume=(folder / "config.json").exists(),
-            checkpoint_every=options.pop("checkpoint_every", 3),
-            keep=options.pop("keep", 2),
-        )
+        resume = (folder / "config.json").exists()
+        opening: Any = {"checkpoint_every": every, "keep": keep, "resume": resume}
+        run = train.open_run(folder, config={"seed": 3}, **opening)
     given = {"step": train.make_step(loss_fn, OPTIMIZER), "state": start()}
     given |= {"epochs": EPOCHS, "evaluate": evaluate, "early_stopping": STOPPING}
     given |= {"data": batches, "progress": False, "run_dir": run}
@@ -200,3 +198,23 @@ def train_until_killed(folder: Path, ready: Any) -> None:
     os.fsync = lambda descriptor: None  # a kill loses nothing that the system has
     ready.send(True)
     fit(folder)
+
+
+def train_with_workers(folder: Path, number: int) -> None:
+    """Train from a loader's processes; a signal comes in the third step."""
+    os.setpgid(0, 0)
+    dataset = TensorDataset(X, Y)
+    loader = data.from_dataloader(DataLoader(dataset, batch_size=2, num_workers=2))
+
+    def step(state: train.TrainState, x: Tensor, y: Tensor) -> Any:
+        if int(state.step) == 2:
+            if number == signal.SIGINT:
+                os.killpg(0, number)  # as a terminal does
+            else:
+                os.kill(os.getpid(), number)
+        return plain_step(state, x, y)
+
+    try:
+        fit(folder, step=step, data=loader, checkpoint_every=2)
+    except train.Interrupted:
+        sys.exit(3)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import runs
+from functorch_lab import train
 
 KILLS = 20
 # Two epochs with a new best after each, and a checkpoint within the second.
@@ -82,3 +83,10 @@ def test_killed_at_each_change_of_the_disk(
     report = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert report["found"] == []
     assert report["kills"] > 20
+
+
+def test_ctrl_c_ends_the_processes_of_a_loader(started: Start, tmp_path: Path) -> None:
+    child = started(runs.train_with_workers, tmp_path, signal.SIGINT)
+    child.join()
+    assert child.exitcode == 3
+    assert train.read_run(tmp_path).step == 3
