@@ -132,7 +132,8 @@ def mean_over_batch(
         `(mean, aux)`, where each leaf of aux has a leading sample axis. A key is split,
         so that each sample has one of its own. A mask, bool of shape (batch,), is True
         for the samples that count: the others change neither the mean nor its gradient,
-        whatever is in them, and have zeros in aux. The mean of no samples is 0.
+        whatever is in them, and have zeros in aux. The mean of no samples is 0, and so
+        is its gradient if those of the samples are finite.
 
     Raises:
         ValueError: no batch was passed, its leaves differ in their leading axis, it is
