@@ -12,6 +12,7 @@ import os
 import pickle
 import re
 import resource
+import sys
 import zlib
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -34,6 +35,14 @@ class Named:
     value: Any
     name: str = tree.static()
     sizes: Any = tree.static()
+
+
+@dataclasses.dataclass
+class Plain:
+    a: Any
+
+
+PLAIN = f"{Plain.__module__}.Plain"
 
 
 class Other(NamedTuple):
@@ -196,6 +205,16 @@ def test_metadata(tmp_path: Path) -> None:
     assert read_metadata(path) == {}
 
 
+def test_large_tensors_are_read_and_written_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_format, "_CHUNK", 7)
+    monkeypatch.setattr(_format, "_GROUP", 40)
+    saved = {str(i): values(i, start=float(i)) for i in range(2, 23)}
+    assert_same(there_and_back(tmp_path, saved), saved)
+    assert safetensors.torch.load_file(tmp_path / "a.safetensors").keys() == set(saved)
+
+
 # like=, pattern=, device=
 
 
@@ -334,18 +353,26 @@ def make(kind: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["namedtuple", "dataclass"])
-@pytest.mark.parametrize("module", ["nowhere", "antigravity", "test_save"])
+@pytest.mark.parametrize("module", ["nowhere", "this", "test_save"])
 def test_an_unknown_class_needs_like(tmp_path: Path, kind: str, module: str) -> None:
     node = make(kind, f"{module}.Lost")
     message = rf"got {module}.Lost at \['n'\] in .* Import the module .* or pass like="
     with pytest.raises(ValueError, match=message):
         there_and_back(tmp_path, {"n": node})
     assert_same(there_and_back(tmp_path, {"n": node}, {"n": node}), {"n": node})
+    assert "this" not in sys.modules
 
 
 @pytest.mark.parametrize(
     "name",
-    ["builtins.print", "subprocess.Popen", "trees.Node", "trees.Pair", "sys.path"],
+    [
+        "builtins.print",
+        "subprocess.Popen",
+        "trees.Node",
+        "trees.Pair",
+        "sys.path",
+        PLAIN,
+    ],
 )
 def test_only_nodes_of_the_recorded_fields_are_built(tmp_path: Path, name: str) -> None:
     node = make("dataclass", name)
