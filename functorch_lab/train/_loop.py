@@ -8,8 +8,10 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from functorch_lab import random, tree
+from functorch_lab.data import from_dataloader
 from functorch_lab.train._early_stopping import EarlyStopping
 from functorch_lab.train._interrupt import Interrupted, Stop, stop_signals
 from functorch_lab.train._logs import History, Logs, Row
@@ -59,10 +61,12 @@ def fit(  # noqa: PLR0913, each option is one thing that a loop does
             the epoch's mean.
         state: Where to start; a donating step uses it up.
         data: Gives the batches of an epoch from its key, such as
-            `lambda key: data.batches(key, (x, y), 128)` or
-            `data.from_dataloader(loader)`, or an iterable that can be gone through once
-            per epoch. A batch is the tuple or list of arguments after the state;
-            anything else, such as a dict, is one argument.
+            `lambda key: data.batches(key, (x, y), 128)`, or an iterable that can be
+            gone through once per epoch. A `DataLoader` stands for
+            `data.from_dataloader(loader, device=...)` with the state's device: its
+            order comes from the key, and a smaller last batch is left out. A batch is
+            the tuple or list of arguments after the state; anything else, such as a
+            dict, is one argument.
         epochs: How many epochs to train; the first may be the rest of one.
         steps: How many steps to train. Give one of both. A resumed run counts from its
             beginning.
@@ -105,6 +109,8 @@ def fit(  # noqa: PLR0913, each option is one thing that a loop does
     """
     limit = _check_length(epochs, steps)
     run = as_run(run_dir)
+    if isinstance(data, DataLoader):
+        data = from_dataloader(data, device=state.step.device)
     unit = "epoch" if steps is None else "step"
     keeps_best = run is not None or (early_stopping and early_stopping.restore_best)
     with Session(run, state) as session, stop_signals(run is not None) as stop:

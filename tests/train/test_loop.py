@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
 
 from functorch_lab import data, optim, random, train, tree
 from functorch_lab.train import TrainState
@@ -313,3 +314,17 @@ def test_refuses_logs_that_change() -> None:
     text = r"same entries in the logs of every step \(loss\), got loss, more"
     with pytest.raises(ValueError, match=text):
         train.fit(step, start(), given(2.0, 3.0), epochs=1, progress=False)
+
+
+def test_the_order_of_a_loader_comes_from_the_key() -> None:
+    def loader() -> DataLoader[Any]:
+        return DataLoader(TensorDataset(ROWS), batch_size=3, shuffle=True)
+
+    whole, history = fit(start(), loader(), steps=8)
+    state, losses = start(), []
+    for steps in (2, 5, 1):
+        state, part = fit(state, loader(), steps=steps)
+        losses += part.logs["loss"].tolist()
+    assert losses == history.logs["loss"].tolist()
+    assert losses[:3] != losses[3:6]
+    assert tree.equal(state, whole)
