@@ -52,7 +52,7 @@ def _drawn(record: fl.train.RunRecord) -> Iterator[tuple[str, Any, str]]:
         yield "loss", fl.plots.curves(logs, "loss", smooth=smooth), f"{caption}."
     if steps and "lr" in logs:
         yield "lr", fl.plots.curves(logs, "lr"), "Learning rate of each step."
-    if set(measured(record.epochs)) - {"loss"}:
+    if len(record.epochs) > 1 and set(measured(record.epochs)) - {"loss"}:
         yield "epochs", *_epochs(record)
     if "confusion" in tensors:
         figure = fl.plots.confusion_matrix(tensors["confusion"])

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from functorch_lab.cli._output import printable, table
+
 
 def _digits(result: Any) -> str:
     return (
@@ -24,4 +26,27 @@ def _matrix(counts: Tensor) -> str:
     return "\n".join([header, *lines])
 
 
-FINDINGS: Mapping[str, Callable[[Any], str]] = {"digits": _digits}
+def _diabetes(result: Any) -> str:
+    rows = [
+        ["", "test error", "explained"],
+        ["network", f"{result.error:.2f}", f"{result.r2:.4f}"],
+        ["least squares", f"{result.linear_error:.2f}", f"{result.linear_r2:.4f}"],
+    ]
+    return (
+        f"{table(rows)}\n\nerror: root of the mean square, in the units of the score; "
+        "explained: share of the variance"
+    )
+
+
+def _text(result: Any) -> str:
+    return (
+        f"{result.bits_per_byte:.4f} bits per byte of held-out text\n\n"
+        f"what it writes after 'def '\n{printable(result.texts[0])}"
+    )
+
+
+FINDINGS: Mapping[str, Callable[[Any], str]] = {
+    "digits": _digits,
+    "diabetes": _diabetes,
+    "text": _text,
+}

@@ -40,6 +40,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def printable(text: str) -> str:
+    """The text without what would steer a terminal or break a page."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
 def write(file: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all, also over an existing one."""
     temporary = file.with_name(f".{file.name}.part")

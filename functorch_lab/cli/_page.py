@@ -11,7 +11,7 @@ from typing import Any
 import functorch_lab as fl
 from functorch_lab.cli import _html
 from functorch_lab.cli._figures import CURVES, draw
-from functorch_lab.cli._output import Usage, label, number, setting, write
+from functorch_lab.cli._output import Usage, label, number, printable, setting, write
 
 REPORT = "report.html"
 
@@ -77,7 +77,10 @@ def _unfinished(record: fl.train.RunRecord) -> str:
 
 
 def _settings(record: fl.train.RunRecord) -> Iterator[str]:
-    yield _html.verbatim(shlex.join(record.command))
+    program, *words = record.command
+    # `python -m functorch_lab` has a name that says nothing.
+    program = "functorch-lab" if program == "__main__.py" else program
+    yield _html.verbatim(shlex.join([program, *words]))
     yield _html.words({name: setting(value) for name, value in record.config.items()})
 
 
@@ -93,7 +96,7 @@ def _epochs(record: fl.train.RunRecord) -> str:
 def _texts(record: fl.train.RunRecord) -> str:
     """What a language model wrote in the end, as the recipe text keeps it."""
     file = record.folder / "texts.txt"
-    return file.read_text("utf-8", "replace") if file.exists() else ""
+    return printable(file.read_text("utf-8", "replace")) if file.exists() else ""
 
 
 def _parameters(record: fl.train.RunRecord) -> Iterator[str]:

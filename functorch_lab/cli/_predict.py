@@ -64,9 +64,12 @@ def _config(record: fl.train.RunRecord) -> Any:
             "functorch-lab train digits --out DIR"
         )
     try:
-        return digits.Config(**settings)
+        # Where it was trained need not be here.
+        config = digits.Config(**{**settings, "device": "auto"})
+        config.check()
     except TypeError as error:
         raise Usage(
             f"cli.predict: run: expected the settings that this version knows, got "
             f"others in {record.folder} ({error}). Train it again."
         ) from error
+    return config

@@ -14,10 +14,14 @@ import functorch_lab as fl
 from functorch_lab.cli._findings import FINDINGS
 from functorch_lab.cli._output import Usage, need, say
 from functorch_lab.cli._page import write_report
-from functorch_lab.recipes import digits
+from functorch_lab.recipes import diabetes, digits, text
 from functorch_lab.recipes.settings import find_device, one_of
 
-RECIPES: Mapping[str, ModuleType] = {"digits": digits}
+RECIPES: Mapping[str, ModuleType] = {
+    "digits": digits,
+    "diabetes": diabetes,
+    "text": text,
+}
 
 
 @dataclass(frozen=True)

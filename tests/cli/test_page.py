@@ -85,7 +85,7 @@ def test_has_every_figure_in_it_and_beside_it(tmp_path: Path) -> None:
         "worst_predictions": torch.tensor([1, 0, 0]),
         "worst_losses": torch.tensor([3.5, 2.5, 1.5]),
     }
-    (tmp_path / "texts.txt").write_text("naïve <b>", "utf-8")
+    (tmp_path / "texts.txt").write_text("naïve <b>\x1b", "utf-8")
     result = {"test_accuracy": 12 / 17}
     record = replace(
         record, epochs=rows, best=rows[0], tensors=tensors, result=result, step=0
@@ -101,7 +101,7 @@ def test_has_every_figure_in_it_and_beside_it(tmp_path: Path) -> None:
     assert page.text["figcaption"][2] == (
         "What was measured after each epoch. The dotted line marks the best one, 1."
     )
-    assert "naïve <b>" in page.text["pre"]
+    assert "naïve <b>\ufffd" in page.text["pre"]
     assert "Parameters" not in page.text["h2"]
 
 
@@ -131,6 +131,21 @@ def test_is_harmless_whatever_the_run_says(tmp_path: Path) -> None:
     assert page.text["h1"] == [evil]
     assert evil in page.text["td"]
     assert evil in page.text["dt"]
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["__main__.py", "train", "digits"], "functorch-lab train digits"),
+        (["mine.py", "a b"], "mine.py 'a b'"),
+    ],
+)
+def test_shows_the_command_as_one_types_it(
+    command: list[str], shown: str, tmp_path: Path
+) -> None:
+    record = train.read_run(train.open_run(tmp_path).folder)
+    path = _page.write_report(replace(record, command=command))
+    assert Reader(path.read_text("utf-8")).text["pre"] == [shown]
 
 
 def test_needs_no_other_file(tmp_path: Path) -> None:

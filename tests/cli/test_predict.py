@@ -163,7 +163,8 @@ def test_refuses_runs_that_cannot_predict(
         ("own", {"lr": 0.5}, "expected one of the recipe digits, got one of no recipe"),
         ("text", {"recipe": "text"}, "expected one of the recipe digits, got text in"),
         ("old", {"recipe": "digits", "size": 7}, "settings that this version knows"),
-        ("begun", {"recipe": "digits"}, "expected a checkpoint in"),
+        ("odd", {"recipe": "digits", "model": "big"}, "one of mlp, cnn, got big. Choo"),
+        ("begun", {"recipe": "digits", "device": "cuda"}, "expected a checkpoint in"),
     ):
         run = train.open_run(tmp_path / name, config=config)
         assert text in refused(capsys, "predict", str(run.folder), str(path))

@@ -42,6 +42,32 @@ def test_keeps_a_run_and_says_where(
     assert (rows[0], len(rows) - 1) == ("index,true,planted", round(1294 / 10))
 
 
+def test_trains_a_regression(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "diabetes", "--no-compile", "--epochs", "2", "--out", tmp_path]
+    out = told(capsys, *argv)
+    assert out.startswith("diabetes, 2 epochs, on ")
+    result = train.read_run(tmp_path).result
+    for name, before in (("network", "test_"), ("least squares", "test_linear_")):
+        error, share = (result[f"{before}{kind}"] for kind in ("error", "r2"))
+        row = next(line for line in out.splitlines() if line.startswith(name))
+        assert row.removeprefix(name).split() == [f"{error:.2f}", f"{share:.4f}"]
+
+
+def test_trains_a_language_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = "--layers 1 --width 6 --heads 2 --context 9 --nbytes 5000 --steps 3"
+    argv = ["train", "text", "--no-compile", *sizes.split(), "--out", tmp_path]
+    out = told(capsys, *argv)
+    assert out.startswith("text, 3 steps, on ")
+    bits = train.read_run(tmp_path).result["val_bits_per_byte"]
+    assert f"\n{bits:.4f} bits per byte of held-out text\n" in out
+    assert "\nwhat it writes after 'def '\ndef " in out
+    assert "What it writes" in (tmp_path / "report.html").read_text("utf-8")
+
+
 def test_without_a_folder_no_file_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
