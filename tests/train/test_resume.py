@@ -4,6 +4,7 @@
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import runs
 from functorch_lab import data, train, tree
 from functorch_lab.train import TrainState
+from functorch_lab.train._lock import locked
 
 DATASET = TensorDataset(runs.X, runs.Y)
 BATCHES = [(runs.X[i : i + 3], runs.Y[i : i + 3]) for i in (0, 3, 6)]
@@ -276,3 +278,15 @@ def test_another_process_is_refused(tmp_path: Path) -> None:
 
     fit(tmp_path, step=step, epochs=1)
     fit(tmp_path, epochs=2)
+
+
+def test_processes_that_outlive_a_run_hold_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    with locked(tmp_path / "a", "here"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forks beside threads
+        child = os.fork()
+        if not child:
+            signal.pause()
+    with locked(tmp_path / "a", "here"):
+        os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
