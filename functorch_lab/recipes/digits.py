@@ -97,15 +97,15 @@ def train(
 
     def loss_fn(params: Any, x: Tensor, y: Tensor) -> Tensor:
         logits = model.apply(params, x, train=True)
-        # Smoothed targets keep the logits small: half the errors of the CNN.
+        # Smoothed targets keep the logits small, and so the network less sure.
         return fl.losses.cross_entropy(logits, y, label_smoothing=0.1).mean()
 
     step = fl.train.make_step(loss_fn, optimizer)
     state = fl.train.init(model.init(init_key), optimizer, key=key)
     score = {"val_loss": fl.losses.cross_entropy, "val_accuracy": fl.metrics.accuracy()}
     evaluate = fl.train.make_evaluate(model.apply, score)
-    patience = config.early_stopping
-    stopping = fl.train.EarlyStopping("val_loss", patience, restore_best=bool(patience))
+    # With None it never stops, but ends with the best epoch's state all the same.
+    stopping = fl.train.EarlyStopping("val_loss", config.early_stopping)
     run = settings.open_run("digits", config, run_dir, resume)
     if run is not None and len(rows):
         fl.data.write_csv(run.folder / "corrupted.csv", corrupted)
