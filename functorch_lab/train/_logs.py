@@ -70,7 +70,8 @@ class Logs:
         flat = logs
         if not all(isinstance(leaf, Tensor) for leaf in logs.values()):
             flat = tree.to_state_dict(logs)
-        scalars = {name: leaf for name, leaf in flat.items() if leaf.ndim == 0}
+        # "step" is the name of the row's own number.
+        scalars = {n: leaf for n, leaf in flat.items() if not leaf.ndim and n != "step"}
         names = list(scalars)
         if names != self._names:
             self.check()
