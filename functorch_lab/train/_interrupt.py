@@ -48,8 +48,11 @@ def stop_signals(active: bool) -> Iterator[Stop]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         restore()
-        if os.getpid() != own:  # a worker of a loader, which ends as it always does
-            os.kill(os.getpid(), number)
+        if os.getpid() != own:
+            # A terminal sends Ctrl-C to the processes of a loader too: the step that
+            # is to be finished may wait for them.
+            if number != signal.SIGINT:
+                os.kill(os.getpid(), number)
             return
         stop.asked = True
         with suppress(OSError):

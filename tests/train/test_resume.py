@@ -4,6 +4,7 @@
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
 import runs
@@ -293,3 +295,38 @@ def test_processes_that_outlive_a_run_hold_no_lock(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_signals_in_processes_that_a_run_starts(tmp_path: Path) -> None:
+    def evaluate(state: TrainState) -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of forks beside threads
+            child = os.fork()
+        while not child:
+            signal.pause()
+        os.kill(child, signal.SIGINT)  # as a terminal does; the step may need it
+        time.sleep(0.05)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitpid(child, 0)[1] == signal.SIGTERM
+        return runs.evaluate(state)
+
+    fit(tmp_path, evaluate=evaluate, epochs=1)
+
+
+def test_a_step_may_log_the_names_of_rows(tmp_path: Path) -> None:
+    def step(state: TrainState, x: Tensor, y: Tensor) -> Any:
+        if int(state.step) == at:
+            raise RuntimeError("out of memory")
+        state, logs = runs.plain_step(state, x, y)
+        return state, logs | {"epoch": logs["loss"] * 2, "step": state.step.clone()}
+
+    at = 7
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tmp_path, step=step)
+    at = -1
+    _, history = fit(tmp_path, step=step)
+    assert_close(history.logs["epoch"], history.logs["loss"] * 2)
+    record = train.read_run(tmp_path)
+    assert len(record.epochs) == len(history.epochs)
+    assert record.logs["step"] == list(range(1, len(history.logs["loss"]) + 1))
