@@ -95,7 +95,8 @@ class Session:
 
     def _open(self, run: Run) -> None:
         folder = run.folder
-        self._closing.enter_context(locked(folder / CONFIG, _WHERE))
+        with self._told():
+            self._closing.enter_context(locked(folder / CONFIG, _WHERE))
         found = checkpoints.newest(folder, _WHERE)
         if found and not run.resume:
             raise ValueError(

@@ -3,6 +3,7 @@
 
 import json
 import multiprocessing
+import os
 import random
 import signal
 import time
@@ -17,7 +18,7 @@ from functorch_lab import train
 
 KILLS = 20
 # Two epochs with a new best after each, and a checkpoint within the second.
-SHORT = {"step": runs.plain_step, "epochs": 2, "checkpoint_every": 7, "keep": 1}
+SHORT: Any = {"step": runs.plain_step, "epochs": 2, "checkpoint_every": 7, "keep": 1}
 
 Start = Callable[..., Any]
 
@@ -90,3 +91,62 @@ def test_ctrl_c_ends_the_processes_of_a_loader(started: Start, tmp_path: Path) -
     child.join()
     assert child.exitcode == 3
     assert train.read_run(tmp_path).step == 3
+
+
+class Disk:
+    """What is left when power is lost: what was synced, and nothing else.
+
+    Of each file the bytes, and of each folder the names, as they were when `os.fsync`
+    was last called for it.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, dict[str, int]] = {}
+        self.data: dict[int, bytes] = {}
+        self.moments: list[tuple[dict[str, dict[str, int]], dict[int, bytes]]] = []
+        self.open: list[int] = []
+
+    def fsync(self, descriptor: int) -> None:
+        # While a file is open its number is not given to another.
+        self.open.append(os.dup(descriptor))
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        if path.is_dir():
+            found = {entry.name: entry.inode() for entry in os.scandir(path)}
+            self.names[str(path)] = found
+        else:
+            self.data[os.fstat(descriptor).st_ino] = path.read_bytes()
+        self.moments.append((dict(self.names), dict(self.data)))
+
+
+def put_back(moment: Any, folder: Path, target: Path) -> None:
+    names, data = moment
+    for name, number in names.get(str(folder), {}).items():
+        if str(folder / name) in names or (folder / name).is_dir():
+            (target / name).mkdir()
+            put_back(moment, folder / name, target / name)
+        else:
+            (target / name).write_bytes(data.get(number, b""))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_power_is_lost_after_each_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    runs.fit(tmp_path / "a" / "run", **SHORT)
+    for descriptor in disk.open:
+        os.close(descriptor)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    steps = set()
+    for n, moment in enumerate(disk.moments):
+        target = tmp_path / str(n)
+        target.mkdir()
+        put_back(moment, tmp_path / "a", target)
+        run = target / "run"
+        if (run / "config.json").exists():
+            steps.add(train.read_run(run).step)
+        runs.fit(run, **SHORT)
+        assert runs.differences(run, tmp_path / "a" / "run", **SHORT) == [], n
+    assert steps == {0, 5, 7, 10}
