@@ -107,9 +107,9 @@ class Disk:
         self.open: list[int] = []
 
     def fsync(self, descriptor: int) -> None:
-        # While a file is open its number is not given to another.
-        self.open.append(os.dup(descriptor))
         path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        # While a file is open its number is not given to another.
+        self.open.append(os.open(path, os.O_RDONLY))
         if path.is_dir():
             found = {entry.name: entry.inode() for entry in os.scandir(path)}
             self.names[str(path)] = found
