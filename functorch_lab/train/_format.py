@@ -80,7 +80,12 @@ class Header(NamedTuple):
 def write(
     file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Writes the tensors and makes sure that they are on the disk."""
+    """Writes the tensors and makes sure that they are on the disk.
+
+    Raises:
+        RuntimeError: one of them was changed meanwhile.
+    """
+    before = _versions(tensors)
     # Wide dtypes first: each tensor is aligned to its own width.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     described, start = {}, 0
@@ -102,8 +107,24 @@ def write(
         file.flush()
         os.fsync(file.fileno())
     checksums = [checksum for part in sums for checksum in part.result()]
+    after = _versions(tensors)
+    changed = [name for name in names if before[name] != after[name]]
+    if changed:
+        raise RuntimeError(
+            "train.save: tree: expected tensors that stay as they are while they are "
+            f"written, got {changed[0]}, which was changed meanwhile. Save a copy: "
+            "tree.copy."
+        )
     file.seek(0)
     file.write(_header(described, metadata, checksums))
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """How often each was changed in place, which inference tensors don't count."""
+    return {
+        name: 0 if leaf.is_inference() else leaf._version
+        for name, leaf in tensors.items()
+    }
 
 
 def _groups(leaves: Iterable[Tensor]) -> Iterator[list[Tensor]]:

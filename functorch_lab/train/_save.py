@@ -39,13 +39,15 @@ def save(
     Args:
         path: the file; its folder exists. What was there is replaced.
         tree: any tree of tensors: parameters, a `TrainState`, one tensor.
-        metadata: what is to be kept with it, as JSON can hold it.
+        metadata: what is to be kept with it, as JSON can hold it: keys come back as
+            strings, tuples as lists.
 
     Raises:
         TypeError: a leaf is no tensor, or of a kind that the format lacks (sparse,
             quantised, on the meta device, complex128); a key of a dict is neither
             string nor number; JSON cannot hold the metadata. Nothing is written.
         ValueError: there is a `None` in the tree.
+        RuntimeError: a tensor was changed in place while it was written.
         OSError: the file cannot be written: no such folder, a folder of that name, no
             permission, no space. What was there before is there still.
 
@@ -105,7 +107,7 @@ def restore(
             format; it and `like` differ, in which the first path is named; it holds a
             node whose class is not loaded; no leaf matches the pattern; there is no
             such device.
-        TypeError: a leaf of `like` is no tensor.
+        TypeError: a leaf of `like` is no tensor, or the pattern no string.
         OSError: the file cannot be read.
 
     Example:
@@ -118,6 +120,11 @@ def restore(
         ...     train.restore(f"{folder}/old.safetensors", new, pattern="encoder*")
         {'encoder': tensor(2.), 'head': tensor([7.])}
     """
+    if pattern is not None and not isinstance(pattern, str):
+        raise TypeError(
+            "train.restore: pattern: expected a glob over dotted paths, got a "
+            f"{type(pattern).__name__}. Write e.g. pattern='encoder.*'."
+        )
     chosen = None if device is None else _device(device)
     with stored(path) as file:
         if like is None:
@@ -178,6 +185,8 @@ def _check_leaf(leaf: Any, path: str) -> None:
     # A donated tensor raises here, with its own words.
     if leaf.layout != torch.strided:
         got, remedy = f"a {leaf.layout} tensor", "Save tensor.to_dense()"
+    elif leaf.is_nested:
+        got, remedy = "a nested tensor", "Save tensor.unbind(), a list of tensors"
     elif leaf.is_quantized:
         got, remedy = f"a {leaf.dtype} tensor", "Save tensor.dequantize()"
     elif leaf.device.type == "meta":

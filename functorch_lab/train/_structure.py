@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
@@ -214,7 +215,8 @@ def _loaded(name: str) -> Any:
 
 def _constant(value: Any) -> Any:
     """A key or a static field as JSON."""
-    if value is None or type(value) in (str, int, bool, float):
+    is_nan = type(value) is float and math.isnan(value)  # it differs from itself
+    if value is None or (type(value) in (str, int, bool, float) and not is_nan):
         return value
     if type(value) is tuple:
         return {"tuple": [_constant(item) for item in value]}

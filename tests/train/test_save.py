@@ -13,6 +13,7 @@ import pickle
 import re
 import resource
 import sys
+import threading
 import zlib
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -131,6 +132,8 @@ def test_views_come_back_as_values(tmp_path: Path) -> None:
         "trained": values(2).requires_grad_(),
         "parameter": torch.nn.Parameter(values(3)),
     }
+    with torch.inference_mode():
+        saved["inferred"] = values(5)
     found = there_and_back(tmp_path, saved)
     assert_same(found, tree.map(lambda x: x.detach().resolve_conj(), saved))
     assert not any(leaf.requires_grad for leaf in tree.leaves(found))
@@ -328,6 +331,8 @@ def test_wrong_arguments_of_restore(tmp_path: Path) -> None:
         there_and_back(tmp_path, [values(2)], [values(2), 2.5])
     with pytest.raises(TypeError, match=r"like: expected tensors, got a NoneType at "):
         there_and_back(tmp_path, [values(2)], [None])
+    with pytest.raises(TypeError, match=r"pattern: expected a glob .*, got a int"):
+        there_and_back(tmp_path, [values(2)], pattern=3)
     with pytest.raises(
         ValueError, match="device: expected one of this machine, got 'x"
     ):
@@ -427,6 +432,13 @@ def test_other_leaves_are_refused(tmp_path: Path, leaf: Any, message: str) -> No
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_nested_tensors_are_refused(tmp_path: Path) -> None:
+    nested = torch.nested.nested_tensor([values(2), values(3)])
+    with pytest.raises(TypeError, match=r"got a nested tensor at \[0\]. Save .*unbind"):
+        train.save(tmp_path / "a", [nested])
+
+
 @pytest.mark.filterwarnings("ignore:.*quantize")
 def test_quantized_tensors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
@@ -467,7 +479,7 @@ def test_donated_tensors_tell_of_it(tmp_path: Path) -> None:
         there_and_back(tmp_path, {"w": values(2)}, params)
 
 
-@pytest.mark.parametrize("key", [frozenset("a"), (2, object)])
+@pytest.mark.parametrize("key", [frozenset("a"), (2, object), (2, float("nan"))])
 def test_other_keys_are_refused(tmp_path: Path, key: Any) -> None:
     with pytest.raises(
         TypeError, match=r"train.save: tree: expected keys .* at \['a'\]"
@@ -592,6 +604,7 @@ def test_the_checksum_is_the_crc_of_zip_files(small: bytes) -> None:
         ("", ": it is a folder. Pass another path."),
         ("none/a", "there is no such folder. Make .*none first."),
         ("a" * 300, "File name too long. Pass another path."),
+        ("a\0b", "a zero byte is in its name. Pass another path."),
     ],
 )
 def test_paths_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
@@ -616,11 +629,57 @@ def test_a_missing_file_and_what_is_no_path(tmp_path: Path) -> None:
         train.save(3, [values(2)])  # pyright: ignore[reportArgumentType]
 
 
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for call in (lambda path: train.save(path, [values(2)]), train.restore):
+        with pytest.raises(OSError, match=r"it is no file, but a device or a pipe"):
+            call(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_tensor_that_changes_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, saved = tmp_path / "a.safetensors", {"a": values(2), "b": values(3)}
+    train.save(path, [values(5)])
+    checksums = _format._checksums
+
+    def changing(parts: Any) -> list[str]:
+        saved["b"].mul_(2)
+        return checksums(parts)
+
+    monkeypatch.setattr(_format, "_checksums", changing)
+    with pytest.raises(RuntimeError, match=r"save: tree: .* got b, which was ch"):
+        train.save(path, saved)
+    assert_same(train.restore(path), [values(5)])
+
+
+def test_several_may_save_under_one_name(tmp_path: Path) -> None:
+    path, failed = tmp_path / "a.safetensors", []
+
+    def save_often(i: int) -> None:
+        try:
+            for _ in range(5):
+                train.save(path, [torch.full((2**15 * i,), i)])
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=save_often, args=(i,)) for i in (2, 3, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    (found,) = train.restore(path)
+    assert_same(found, torch.full((2**15 * int(found[0]),), int(found[0])))
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*args: Any, **options: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refused)  # who is root is never refused
+    monkeypatch.setattr(os, "open", refused)  # who is root is never refused
     with pytest.raises(
         OSError, match=r"written, got .*: Permission denied. Pass anoth"
     ):
