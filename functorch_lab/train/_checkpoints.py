@@ -65,9 +65,9 @@ def write(
         keep: How many of the newest stay.
     """
     inside = folder / FOLDER
-    if not inside.exists():
-        inside.mkdir()
-        sync_folder(folder)
+    inside.mkdir(exist_ok=True)
+    if not _steps(inside, "step"):
+        sync_folder(folder)  # for its name, and the log's
     if position.best is not None:
         _write(inside, "best", position.best, best, {})
     _write(inside, "step", position.taken, state, asdict(position))

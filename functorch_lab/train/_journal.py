@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from functorch_lab.train._files import finite, sync_folder
+from functorch_lab.train._files import finite
 from functorch_lab.train._logs import Row
 
 
@@ -21,10 +21,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, length: int) -> None:
-        new = not path.exists()
-        self._file: BinaryIO = open(path, "w+b" if new else "r+b")  # noqa: SIM115
-        if new:
-            sync_folder(path.parent)
+        self._file: BinaryIO = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115
         self._checksum = zlib.crc32(self._file.read(length))
         self._file.truncate(length)
         self._file.seek(length)

@@ -284,17 +284,22 @@ def test_another_process_is_refused(tmp_path: Path) -> None:
 
 def test_processes_that_outlive_a_run_hold_no_lock(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
+    ours, theirs = os.pipe()
     with locked(tmp_path / "a", "here"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of forks beside threads
         child = os.fork()
         if not child:
+            os.write(theirs, b"!")
             signal.pause()
     try:
+        assert os.read(ours, 1) == b"!"
         with locked(tmp_path / "a", "here"):
             assert os.waitpid(child, os.WNOHANG) == (0, 0)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_signals_in_processes_that_a_run_starts(tmp_path: Path) -> None:
