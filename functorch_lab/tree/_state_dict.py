@@ -57,7 +57,8 @@ def from_state_dict(state_dict: Mapping[str, Tensor], like: Tree) -> Tree:
         like: a tree of the wanted structure and shapes; its values do not count.
 
     Raises:
-        TypeError: `state_dict` is not a dict of tensors, or a leaf of `like` is none.
+        TypeError: `state_dict` is not a dict of tensors with values, of the layouts
+            (dense, sparse) of `like`; or a leaf of `like` is no tensor.
         ValueError: keys are missing or unexpected (they are named); a shape is not that
             of `like`, or a dtype that is not floating; or `to_state_dict` refuses
             `like`.
@@ -124,6 +125,16 @@ def _check(where: str, name: str, expected: Tensor, got: Any) -> None:
         raise TypeError(
             f"{where} tensors, got {describe_node(got)} at {name!r}. Leave it out, or "
             "make it a tensor."
+        )
+    if got.layout != expected.layout:
+        raise TypeError(
+            f"{where} the layouts of like, got {got.layout} for {expected.layout} at "
+            f"{name!r}. Convert it first, such as by tensor.to_dense()."
+        )
+    if got.is_meta and not expected.is_meta:
+        raise TypeError(
+            f"{where} tensors with values, got one on the meta device at {name!r}. "
+            "Load the values first."
         )
     if got.shape != expected.shape:
         raise ValueError(

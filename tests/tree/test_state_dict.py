@@ -163,6 +163,14 @@ def test_what_is_no_state_dict_is_refused() -> None:
         tree.from_state_dict(changed(**{"a.1": "text"}), LIKE)
 
 
+def test_tensors_without_values_or_of_another_layout_are_refused() -> None:
+    like = {"w": values(3, 3)}
+    with pytest.raises(TypeError, match="got one on the meta device at 'w'"):
+        tree.from_state_dict({"w": torch.empty(3, 3, device="meta")}, like)
+    with pytest.raises(TypeError, match=r"got torch.sparse_coo for .* at 'w'. Conv"):
+        tree.from_state_dict({"w": values(3, 3).to_sparse()}, like)
+
+
 def test_containers_are_those_of_like() -> None:
     like = Pair(OrderedDict(z=values(2), y=values(3)), Node(values(5), ()))
     found = tree.from_state_dict(tree.to_state_dict(tree.scale(like, 3.0)), like)
