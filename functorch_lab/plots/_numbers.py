@@ -118,8 +118,8 @@ def _floats(values: Any) -> Tensor:
         if values.is_complex() or values.is_meta:
             what = "they are complex" if values.is_complex() else "they have no values"
             raise TypeError(what)
-        # Not every device has float64; the copy can't be changed by what draws it.
-        return values.detach().cpu().double().clone()
+        # Not every device has float64.
+        return values.detach().cpu().double()
     if isinstance(values, Real):
         return torch.tensor(float(values), dtype=torch.float64)
     if hasattr(values, "__array__"):  # numpy's, without its dtypes and strides

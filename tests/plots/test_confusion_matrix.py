@@ -74,7 +74,7 @@ def test_weights_are_shown_with_two_digits():
     assert cells(figure) == ["2.50", "0.12", "3.00", "7.00"]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 7, 20])
+@pytest.mark.parametrize("classes", [1, 12])
 def test_numbers_fit_into_their_cells(classes):
     counts = torch.full((classes, classes), 1234567) - 3 * torch.eye(classes).long()
     figure = plots.confusion_matrix(counts)

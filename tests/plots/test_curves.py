@@ -137,8 +137,10 @@ def test_single_points_between_gaps_are_marked():
     assert plots.curves([2.0] * 21).axes[0].lines[0].get_marker() == "None"
 
 
-@pytest.mark.parametrize("values", [[NAN], [NAN, INF, -INF], [1e308, -1e308]])
-@pytest.mark.parametrize("log_y", [False, True])
+@pytest.mark.parametrize(
+    ("values", "log_y"),
+    [([NAN], False), ([NAN, INF, -INF], True), ([1e308, -1e308], False), ([-2], True)],
+)
 def test_nothing_finite_is_said(values, log_y):
     figure = plots.curves(values, log_y=log_y, smooth=0.5)
     figure.draw_without_rendering()
@@ -146,14 +148,13 @@ def test_nothing_finite_is_said(values, log_y):
     assert text.get_text() == "no finite values"
 
 
-@pytest.mark.parametrize("log_y", [False, True])
 @pytest.mark.parametrize(
     "values", [[1e100, -1e100, 1e-100], [5e-324, 7.0], [2.5] * 7, [0.0, 0.0], [3]]
 )
-def test_any_numbers_can_be_drawn(values, log_y):
+def test_any_numbers_can_be_drawn(values):
     figure = plots.curves({"step": [v * 3 for v in values], "loss": values})
     figure.draw_without_rendering()
-    plots.curves(values, log_y=log_y, smooth=0.9).draw_without_rendering()
+    plots.curves(values, log_y=True, smooth=0.9).draw_without_rendering()
 
 
 def test_whole_steps_have_whole_ticks():
