@@ -17,9 +17,10 @@ from functorch_lab.transforms._cond import cond
 from functorch_lab.transforms._grad import grad, value_and_grad
 from functorch_lab.transforms._jit import disable_jit, jit
 from functorch_lab.transforms._loops import fori_loop, while_loop
+from functorch_lab.transforms._mean_over_batch import mean_over_batch
 from functorch_lab.transforms._scan import scan
 from functorch_lab.transforms._surrogate import surrogate_gradient
-from functorch_lab.transforms._vmap import mean_over_batch, vmap
+from functorch_lab.transforms._vmap import vmap
 
 __all__ = [
     "checkpoint",

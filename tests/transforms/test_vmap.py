@@ -192,6 +192,10 @@ def test_masked_mean_in_half_precision_does_not_overflow():
         (lambda f: f(A[0], A[:0], B[0, :0]), r"empty batch of shape \(0, 3\)"),
         (lambda f: f(A[0], A, B[0, :3]), "expected mapped axes of one size"),
         (lambda f: f(A[:, 0], B.T, B.T), r"0-d loss for each sample, got \(2,\)"),
+        (
+            lambda f: mean_over_batch(lambda w, x: (w @ x, x))(A[0], A),
+            r"got a tuple\. Set has_aux=True",
+        ),
     ],
 )
 def test_mean_over_batch_names_what_is_wrong(call, match):
