@@ -63,7 +63,7 @@ def from_dataloader(
     Iterated, the result gives the batches of a pass in the loader's own order. Called
     with a key, it gives those of a pass in an order that is a function of the key:
     `train.fit` does so, and goes on in the same order where a run was interrupted.
-    For that pass the loader and its samplers draw from `random.generator(key)` in
+    For that pass the loader and its samplers draw from a `random.generator(key)` in
     place of their own `generator`, which is left as it was; a sampler with `set_epoch`
     gets a number made from the key. Workers are seeded from it too, so that what a data
     set draws in them by torch is repeated, except with `persistent_workers`, which keep
@@ -73,7 +73,7 @@ def from_dataloader(
     Args:
         loader: Gives tensors, or trees of tensors, with a leading batch axis.
         device: Where the batches are put; left where they are if None.
-        masked: Give a smaller last batch too, filled with copies of its first sample.
+        masked: Give smaller batches too, filled with copies of their first sample.
             Each tuple ends with a mask, bool of shape (batch,), which is False for the
             copies: for a step that `train.make_step(..., masked=True)` made. Otherwise
             a smaller last batch is left out, since its shape would compile the step
@@ -88,10 +88,11 @@ def from_dataloader(
         has a sampler of known length and batches of a fixed size.
 
     Raises:
-        TypeError: While iterating, if a leaf is not a tensor.
+        TypeError: If `loader` can't be iterated; while iterating, if a leaf is not a
+            tensor.
         ValueError: If there is no such device; while iterating, if there is no batch,
             or one differs from the first in structure, dtype or shape (the last may be
-            smaller).
+            smaller, with `masked` each).
 
     Example:
         >>> import torch
@@ -110,6 +111,11 @@ def from_dataloader(
         >>> first[-1][1]
         tensor([ True, False])
     """
+    if not isinstance(loader, Iterable):
+        raise TypeError(
+            f"{_WHERE}: loader: expected a DataLoader or an iterable of batches, got "
+            f"{type(loader).__name__}. Wrap a data set in a DataLoader."
+        )
     if device is not None:
         device = present_device(device, where=_WHERE)
     kind = LoaderBatches if _steps(loader, masked) is None else SizedLoaderBatches
@@ -143,11 +149,11 @@ def _of_one_size(loader: Iterable[Any], masked: bool) -> Iterator[tuple[Any, ...
         size = length(batch, where=_WHERE, argument=f"batch {number}")
         if first is None:
             first = batch, size
-        if ragged is not None:
+        if ragged is not None and not masked:
             raise ValueError(
                 f"{_WHERE}: batch {ragged[0]}: expected {first[1]} samples in "
-                f"every batch but the last, got {ragged[1]}. Use a sampler with a "
-                "constant batch size."
+                f"every batch but the last, got {ragged[1]}. Use masked=True, or "
+                "drop_last=True in the loader."
             )
         _check_alike(first[0], batch, number)
         if size > first[1]:

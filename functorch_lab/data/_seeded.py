@@ -5,22 +5,27 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
+
 from functorch_lab import random
 from functorch_lab.types import Key
 
 
 def seeded(loader: Iterable[Any], key: Key) -> Iterator[Any]:
     """The items of a loader whose generators are seeded from the key for this pass."""
-    owners = _owners(loader)
-    generator = random.generator(key)
+    # A loader draws a seed for its workers in each pass, but only once if they persist:
+    # from its own generator, or the order would depend on it.
+    for_workers, for_order = random.generator(key), random.generator(key)
+    first, *others = _owners(loader)
+    generators = [(first, for_workers), *((owner, for_order) for owner in others)]
     # Lent around each access alone: a pass that is left in the middle keeps nothing.
-    with _lent(owners, generator):
-        for owner in owners:
+    with _lent(generators):
+        for owner, generator in generators:
             if callable(set_epoch := getattr(owner, "set_epoch", None)):
                 set_epoch(generator.initial_seed() & 0x7FFFFFFF)
         items = iter(loader)
     while True:
-        with _lent(owners, generator):
+        with _lent(generators):
             try:
                 item = next(items)
             except StopIteration:
@@ -41,9 +46,9 @@ def _owners(loader: Any) -> list[Any]:
 
 
 @contextmanager
-def _lent(owners: list[Any], generator: Any) -> Iterator[None]:
+def _lent(generators: list[tuple[Any, torch.Generator]]) -> Iterator[None]:
     with ExitStack() as stack:
-        for owner in owners:
+        for owner, generator in generators:
             if hasattr(owner, "generator"):
                 stack.callback(setattr, owner, "generator", owner.generator)
                 owner.generator = generator

@@ -29,6 +29,7 @@ from functorch_lab.transforms import disable_jit, mean_over_batch
 
 X = torch.arange(11) * 3 + 2
 SAMPLES = TensorDataset(X)
+KEY = random.key(3)
 
 
 def values(batches: Any) -> list[list[int]]:
@@ -74,7 +75,8 @@ def test_the_order_is_a_function_of_the_key(name: str, own: bool) -> None:
 
 def test_the_order_is_that_of_torch_with_the_generator_of_the_key() -> None:
     key = random.key(3)
-    loader = DataLoader(SAMPLES, 3, shuffle=True, generator=random.generator(key))
+    sampler = RandomSampler(SAMPLES, generator=random.generator(key))
+    loader = DataLoader(SAMPLES, 3, sampler=sampler)
     ours = DataLoader(SAMPLES, 3, shuffle=True)
     assert values(data.from_dataloader(ours)(key)) == values(loader)[:3]
 
@@ -111,6 +113,11 @@ class _Noisy(Dataset):
         return torch.rand(2) + index
 
 
+# Another test in this process may have loaded jax, which warns of any fork.
+forks = pytest.mark.filterwarnings("ignore:os.fork")
+
+
+@forks
 def test_workers_are_seeded_from_the_key() -> None:
     loader = DataLoader(_Noisy(), 2, shuffle=True, num_workers=2)
     passes = data.from_dataloader(loader, masked=True)
@@ -120,6 +127,15 @@ def test_workers_are_seeded_from_the_key() -> None:
     assert mask.tolist() == [True, False]
     assert torch.equal(x[0], x[1])
     assert not torch.equal(first[0][0], next(iter(passes(random.key(4))))[0])
+
+
+@forks
+def test_workers_that_persist_keep_the_order_of_the_key() -> None:
+    options: Any = {"num_workers": 1, "persistent_workers": True}
+    passes = data.from_dataloader(DataLoader(SAMPLES, 3, shuffle=True, **options))
+    expected = values(data.from_dataloader(DataLoader(SAMPLES, 3, shuffle=True))(KEY))
+    found = [values(passes(key)) for key in (KEY, random.key(4), KEY)]
+    assert found[0] == found[2] == expected != found[1]
 
 
 class _Stream(IterableDataset):

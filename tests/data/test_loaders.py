@@ -78,6 +78,25 @@ def test_refuses_batches(batches: list[Any], kind: type[Exception], text: str) -
         list(data.from_dataloader(batches))
 
 
+def test_masked_fills_smaller_batches_wherever_they_are() -> None:
+    batches = [torch.tensor([2, 3, 5]), torch.tensor([7]), torch.tensor([11, 13])]
+    found = [
+        (x.tolist(), m.tolist()) for x, m in data.from_dataloader(batches, masked=True)
+    ]
+    assert found == [
+        ([2, 3, 5], [True] * 3),
+        ([7, 7, 7], [True, False, False]),
+        ([11, 13, 11], [True, True, False]),
+    ]
+
+
+def test_refuses_what_gives_no_batches() -> None:
+    with pytest.raises(
+        TypeError, match=r"loader: expected a DataLoader .*TensorDataset"
+    ):
+        data.from_dataloader(TensorDataset(*arrays()))  # pyright: ignore
+
+
 def test_the_loader_has_the_order_of_the_key() -> None:
     x, y = arrays(11)
     key = random.key(3)
