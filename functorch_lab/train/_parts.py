@@ -22,8 +22,8 @@ def check_mask(batch: tuple[Any, ...]) -> None:
             got = f"{mask.dtype} of shape {tuple(mask.shape)}"
         raise ValueError(
             f"{_WHERE}: batch: expected a mask as its last element, bools of shape "
-            f"{tuple(size) or '(batch,)'}, got {got}. Give batches such as "
-            "data.batches(..., masked=True), or leave out masked=True here."
+            f"{tuple(size) or '(batch,)'}, got {got}. Make the batches by data.batches "
+            "or data.from_dataloader with masked=True, or leave it out here."
         )
 
 
@@ -89,6 +89,11 @@ def _mean(*leaves: Tensor) -> Tensor:
 
 def _check_aux(aux: Any) -> None:
     for path, leaf in zip(tree.paths(aux), tree.leaves(aux), strict=True):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"{_WHERE}: aux{path}: expected a tensor when accumulating, got "
+                f"{leaf!r}. Convert it with torch.as_tensor."
+            )
         if leaf.ndim:
             raise ValueError(
                 f"{_WHERE}: aux{path}: expected a scalar when accumulating, got "

@@ -69,11 +69,13 @@ def make_step(
         if `masked`, and "aux" if there is one.
 
     Raises:
-        TypeError: If `compute_dtype` is not a floating point dtype, the optimizer
-            not a GradientTransformation, or `masked` and the loss takes no mask; in a
-            call, if `state` is not a TrainState.
+        TypeError: If `loss_fn` is no function, `compute_dtype` not a floating point
+            dtype, the optimizer not a GradientTransformation, or `masked` and the loss
+            takes no mask; in a call, if `state` is not a TrainState, or the loss
+            returns something else than its flags say.
         ValueError: If `accumulate` < 1; in a call, if it does not divide the batch, if
-            the loss is not a scalar, or if `masked` and there is no mask.
+            the loss is not a floating point scalar, or if `masked` and there is no
+            mask.
 
     Example:
         >>> import torch
@@ -89,7 +91,7 @@ def make_step(
         >>> logs["loss"].item(), logs["grad_norm"].item(), state.params["w"].item()
         (16.0, 16.0, 5.0)
     """
-    _check_config(optimizer, accumulate, compute_dtype)
+    _check_config(loss_fn, optimizer, accumulate, compute_dtype)
     takes_key = _takes(loss_fn, "key")
     lr_paths: list[tuple[str | int, ...]] = []
     if masked and not _takes(loss_fn, "mask"):
@@ -160,8 +162,12 @@ def make_step(
 
 
 def _takes(loss_fn: Callable[..., Any], name: str) -> bool:
-    # mean_over_batch takes a mask of its own, and a key for what it wraps.
-    signature = inspect.signature(loss_fn, follow_wrapped=name != "mask")
+    if name == "mask":  # mean_over_batch takes one of its own, a key for what it wraps
+        loss_fn = inspect.unwrap(loss_fn, stop=inspect.isfunction)
+    try:
+        signature = inspect.signature(loss_fn, follow_wrapped=name != "mask")
+    except ValueError:  # what is not written in Python may have none
+        return False
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return any(
         (p.name == name and p.kind in by_name)
@@ -197,18 +203,26 @@ def _unpack(
             "has_aux and stateful as the loss returns."
         )
     loss = cast(Any, loss)
-    if not isinstance(loss, Tensor) or loss.ndim:
-        got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.is_floating_point():
+        got = type(loss).__name__
+        if isinstance(loss, Tensor):
+            got = f"{tuple(loss.shape)} {loss.dtype}"
         raise ValueError(
-            f"{_WHERE}: loss_fn: expected a scalar loss, shape (), got {got}. Return "
-            "the mean over the batch, or wrap a sample loss in mean_over_batch."
+            f"{_WHERE}: loss_fn: expected a scalar loss, shape () and floating point, "
+            f"got {got}. Return the mean over the batch, or wrap a sample loss in "
+            "mean_over_batch."
         )
     return loss, model_state, aux
 
 
 def _check_config(
-    optimizer: object, accumulate: int, compute_dtype: torch.dtype | None
+    loss_fn: object, optimizer: object, accumulate: object, compute_dtype: object
 ) -> None:
+    if not callable(loss_fn):
+        raise TypeError(
+            f"{_WHERE}: loss_fn: expected a function, got {type(loss_fn).__name__}. "
+            "Give the loss itself, not its value."
+        )
     check_optimizer(_WHERE, optimizer)
     if isinstance(accumulate, bool) or not isinstance(accumulate, int):
         raise TypeError(
@@ -220,8 +234,9 @@ def _check_config(
             f"{_WHERE}: accumulate: expected at least 1, got {accumulate}. 1 takes "
             "each batch whole."
         )
-    if compute_dtype is not None and not compute_dtype.is_floating_point:
+    is_dtype = isinstance(compute_dtype, torch.dtype)
+    if compute_dtype is not None and not (is_dtype and compute_dtype.is_floating_point):
         raise TypeError(
             f"{_WHERE}: compute_dtype: expected a floating point dtype, got "
-            f"{compute_dtype}. Give e.g. torch.bfloat16."
+            f"{compute_dtype!r}. Give e.g. torch.bfloat16."
         )

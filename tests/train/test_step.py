@@ -282,6 +282,12 @@ def test_many_small_leaves_share_buffers() -> None:
         ({"accumulate": 0}, ValueError, "accumulate: expected at least 1, got 0"),
         ({"accumulate": 2.0}, TypeError, "accumulate: expected an int, got 2.0"),
         ({"compute_dtype": torch.int8}, TypeError, "compute_dtype: expected a float"),
+        ({"compute_dtype": "bfloat16"}, TypeError, "compute_dtype: .*got 'bfloat16'"),
+        (
+            {"loss_fn": torch.ones(3)},
+            TypeError,
+            "loss_fn: expected a function, got Ten",
+        ),
         (
             {"optimizer": "adam"},
             TypeError,
@@ -290,15 +296,32 @@ def test_many_small_leaves_share_buffers() -> None:
     ],
 )
 def test_refuses_settings(change: Any, kind: type[Exception], text: str) -> None:
-    options = {"optimizer": optim.sgd(lr=0.1)} | change
+    options: Any = {"loss_fn": loss_fn, "optimizer": optim.sgd(lr=0.1)} | change
     with pytest.raises(kind, match="train.make_step: .*" + text):
-        train.make_step(loss_fn, **options)
+        train.make_step(**options)
 
 
 @pytest.mark.parametrize(
     ("loss", "options", "kind", "text"),
     [
-        (lambda p, x: p * x, {}, ValueError, r"a scalar loss, shape \(\), got \(5,\)"),
+        (
+            lambda p, x: p * x,
+            {},
+            ValueError,
+            r"a scalar loss, .*, got \(5,\) torch.flo",
+        ),
+        (
+            lambda p, x: x.long().sum(),
+            {},
+            ValueError,
+            r"floating .* got \(\) torch.int64",
+        ),
+        (
+            lambda p, x: (p * x.sum(), {"n": 5.0}),
+            {"has_aux": True, "accumulate": 5},
+            TypeError,
+            r"aux\['n'\]: expected a tensor when accumulating, got 5.0",
+        ),
         (lambda p, x: (p, x), {}, TypeError, "expected loss to be returned, got tuple"),
         (
             lambda p, x: p,
