@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from functorch_lab import data, tree
-from functorch_lab.metrics import mean
+from functorch_lab import data, metrics, tree
 from functorch_lab.transforms import jit
 
 
@@ -36,9 +35,11 @@ def make_evaluate(
         name. x and y are trees of tensors of shape (n, ...).
 
     Raises:
-        TypeError: If `batch_size` is not an int.
+        TypeError: If `metrics` is not a mapping of metrics or functions, or
+            `batch_size` not an int.
         ValueError: If there are no metrics or `batch_size` < 1; in a call, if there
-            are no samples or x and y differ in length.
+            are no samples, x and y differ in length, or a function does not give one
+            value per sample.
 
     Example:
         >>> import torch
@@ -52,11 +53,14 @@ def make_evaluate(
         0.6667
     """
     where = "train.make_evaluate"
-    if not metrics:
-        raise ValueError(
-            f"{where}: metrics: expected at least one, got none. Give e.g. "
-            '{"accuracy": metrics.accuracy()}.'
+    remedy = 'Give e.g. {"accuracy": metrics.accuracy()}.'
+    if not isinstance(metrics, Mapping):
+        got = type(metrics).__name__
+        raise TypeError(
+            f"{where}: metrics: expected metrics by name, got {got}. {remedy}"
         )
+    if not metrics:
+        raise ValueError(f"{where}: metrics: expected at least one, got none. {remedy}")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int):
         raise TypeError(
             f"{where}: batch_size: expected an int, got {batch_size!r}. Give the "
@@ -67,7 +71,7 @@ def make_evaluate(
             f"{where}: batch_size: expected at least 1, got {batch_size}. Give the "
             "number of samples per call."
         )
-    metrics = {name: _metric(metric) for name, metric in metrics.items()}
+    metrics = {name: _metric(where, name, m) for name, m in metrics.items()}
 
     @jit
     def update(states: Any, params: Any, batch: Any, mask: Any) -> Any:
@@ -87,12 +91,26 @@ def make_evaluate(
     return evaluate
 
 
-def _metric(metric: Any) -> Any:
+def _metric(where: str, name: str, metric: Any) -> Any:
     if hasattr(metric, "update"):
         return metric
-    average = mean()
+    where = f"{where}: metrics[{name!r}]"
+    makes_one = any(metric is other for other in vars(metrics).values())
+    if makes_one or not callable(metric):
+        raise TypeError(
+            f"{where}: expected a metric or a function of (outputs, y), got "
+            f"{metric!r:.40}. Call what makes the metric: metrics.accuracy()."
+        )
+    average = metrics.mean()
 
     def update(state: Any, outputs: Any, y: Any, *, mask: Any) -> Any:
-        return average.update(state, metric(outputs, y), mask=mask)
+        values = metric(outputs, y)
+        shape = tuple(getattr(values, "shape", ()))
+        if shape != mask.shape:
+            raise ValueError(
+                f"{where}: expected one value per sample, shape {tuple(mask.shape)}, "
+                f"got {shape}. Leave the mean to make_evaluate."
+            )
+        return average.update(state, values, mask=mask)
 
     return replace(average, update=update)

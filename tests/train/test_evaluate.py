@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from functorch_lab import losses, metrics, train
+from functorch_lab.transforms import disable_jit
 
 X = torch.linspace(-1.5, 4.5, 33).sin().reshape(11, 3)
 Y = torch.arange(11) * 5 // 2 % 3
@@ -58,6 +59,13 @@ def test_refuses_settings_and_data() -> None:
     some: Any = {"accuracy": metrics.accuracy()}
     with pytest.raises(ValueError, match="metrics: expected at least one, got none"):
         train.make_evaluate(lambda w, x: x @ w, {})
+    for wrong in ({"accuracy": metrics.accuracy}, {"accuracy": "accuracy"}):
+        with pytest.raises(
+            TypeError, match=r"metrics\['accuracy'\]: .*Call what makes"
+        ):
+            train.make_evaluate(lambda w, x: x @ w, wrong)
+    with pytest.raises(TypeError, match="metrics: expected metrics by name, got list"):
+        train.make_evaluate(lambda w, x: x @ w, [metrics.accuracy()])  # pyright: ignore
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         train.make_evaluate(lambda w, x: x @ w, some, batch_size=0)
     with pytest.raises(TypeError, match="batch_size: expected an int, got 2"):
@@ -67,3 +75,8 @@ def test_refuses_settings_and_data() -> None:
         evaluate(W, X[:0], Y[:0])
     with pytest.raises(ValueError, match="expected 11 rows, as at"):
         evaluate(W, X, Y[1:])
+    whole = {"loss": lambda outputs, y: losses.cross_entropy(outputs, y).mean()}
+    evaluate = train.make_evaluate(lambda w, x: x @ w, whole)
+    text = r"metrics\['loss'\]: expected one value per sample, shape \(11,\), got \(\)"
+    with disable_jit(), pytest.raises(ValueError, match=text):
+        evaluate(W, X, Y)
