@@ -131,6 +131,8 @@ def told(where: str, path: str | os.PathLike[str], expected: str) -> Iterator[No
         folder = Path(path).parent
         if folder.is_dir() or error.errno == errno.EINVAL:
             got, remedy = error.strerror or str(error), "Pass another path"
+        elif folder.exists():
+            got, remedy = f"{folder} is no folder", "Pass another path"
         else:
             got, remedy = "there is no such folder", f"Make {folder} first"
         raise OSError(

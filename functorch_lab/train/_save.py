@@ -38,7 +38,8 @@ def save(
 
     Args:
         path: the file; its folder exists. What was there is replaced.
-        tree: any tree of tensors: parameters, a `TrainState`, one tensor.
+        tree: any tree of tensors: parameters, a `TrainState`, one tensor. No other
+            thread changes them meanwhile.
         metadata: what is to be kept with it, as JSON can hold it: keys come back as
             strings, tuples as lists.
 
@@ -222,5 +223,5 @@ def _device(device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(
             f"train.restore: device: expected one of this machine, got {device!r}: "
-            f"{str(error).splitlines()[0]}. Leave it out for the CPU."
+            f"{str(error).splitlines()[0].rstrip('.')}. Leave it out for the CPU."
         ) from None

@@ -2,26 +2,22 @@
 """The structure of a tree as JSON: what `restore` builds a tree from.
 
 A node is `{"kind", "children": [[key, node], ...]}`, with `"class"` and `"static"`
-where there are such; a leaf is its number. A class is looked up among those that this
-process has loaded, and only a node class is called: what a file names is never
-imported.
+where there are such; a leaf is its number.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
-import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from functorch_lab import tree
-from functorch_lab.train._state import TrainState
+from functorch_lab.train import _classes
 
 Node = Any
 _DICTS: dict[str, type] = {
@@ -61,25 +57,18 @@ def record(node: Any, leaves: list[Any], where: str, path: str = "") -> Node:
     Raises:
         TypeError: a key of a dict is nothing that JSON can hold, on behalf of `where`.
     """
-    kind: Any = type(node)
-    found: dict[str, Any]
+    kind = type(node)
+    found: dict[str, Any] = {"kind": kind.__name__}
+    children: Iterable[tuple[Any, Any]]
     if kind in _DICTS.values():
         children = [(_key(key, where, path), child) for key, child in node.items()]
-        found = {"kind": kind.__name__}
-        named = [(_bracket(found, key), key, child) for key, child in children]
     elif kind in _SEQUENCES.values():
-        found = {"kind": kind.__name__}
-        named = [(f"[{i}]", i, child) for i, child in enumerate(node)]
-    elif _is_namedtuple(kind):
-        found = {"kind": "namedtuple", "class": _qualified(kind)}
-        pairs = zip(kind._fields, node, strict=True)
-        named = [(f".{name}", name, child) for name, child in pairs]
-    elif _is_dataclass(kind):
-        fields, constants = _fields(kind)
-        found = {"kind": "dataclass", "class": _qualified(kind)}
-        if constants:
-            found["static"] = [[n, _constant(getattr(node, n))] for n in constants]
-        named = [(f".{name}", name, getattr(node, name)) for name in fields]
+        children = enumerate(node)
+    elif (known := _classes.node_class(kind)) is not None:
+        found = {"kind": known.kind, "class": _classes.qualified(kind)}
+        if known.static:
+            found["static"] = [[n, _constant(getattr(node, n))] for n in known.static]
+        children = [(name, getattr(node, name)) for name in known.children]
     else:
         is_leaf = node is None or isinstance(node, Tensor)
         inner = [node] if is_leaf else tree.leaves(node)
@@ -87,12 +76,11 @@ def record(node: Any, leaves: list[Any], where: str, path: str = "") -> Node:
             leaves.append(node)
             return len(leaves) - 1
         # A node of another library: its leaves by path.
-        found = {"kind": "other", "class": _qualified(kind)}
-        pairs = zip(tree.paths(node), inner, strict=True)
-        named = [(name, name, child) for name, child in pairs]
+        found = {"kind": "other", "class": _classes.qualified(kind)}
+        children = zip(tree.paths(node), inner, strict=True)
     found["children"] = [
-        [_constant(key), record(child, leaves, where, path + bracket)]
-        for bracket, key, child in named
+        [_constant(key), record(child, leaves, where, path + _bracket(found, key))]
+        for key, child in children
     ]
     return found
 
@@ -153,64 +141,18 @@ def build(node: Node, leaves: Sequence[Any], path: str = "") -> Any:
         return _DICTS[kind](children)
     if kind in _SEQUENCES:
         return _SEQUENCES[kind](child for _, child in children)
-    found: Any = _loaded(node["class"]) if kind in ("namedtuple", "dataclass") else None
     names = [name for name, _ in children]
-    if kind == "namedtuple" and _is_namedtuple(found) and list(found._fields) == names:
-        return found(**dict(children))
-    static = [(n, _value(v, path)) for n, v in node.get("static", ())]
-    if (
-        kind == "dataclass"
-        and _is_dataclass(found)
-        and _fields(found) == (names, [name for name, _ in static])
-    ):
+    static = [(name, _value(value, path)) for name, value in node.get("static", ())]
+    recorded = _classes.NodeClass(kind, names, [name for name, _ in static])
+    found: Any = (
+        _classes.loaded(node["class"]) if kind in ("namedtuple", "dataclass") else None
+    )
+    if found is not None and _classes.node_class(found) == recorded:
         return found(**dict(children), **dict(static))
     what = node.get("class", f"a {kind}")
     if found is not None:
-        what += " with fields " + ", ".join(names + [name for name, _ in static])
+        what += " with fields " + ", ".join(names + recorded.static)
     raise UnknownNode(path, what)
-
-
-def _is_namedtuple(kind: Any) -> bool:
-    return (
-        isinstance(kind, type)
-        and issubclass(kind, tuple)
-        and isinstance(getattr(kind, "_fields", None), tuple)
-        and hasattr(kind, "_make")
-    )
-
-
-def _is_dataclass(kind: Any) -> bool:
-    """Whether tree.dataclass made it, of which its `replace` is the mark."""
-    return (
-        isinstance(kind, type)
-        and vars(kind).get("replace") is vars(TrainState)["replace"]
-    )
-
-
-def _fields(kind: Any) -> tuple[list[str], list[str]]:
-    """The names of the children and of the static fields."""
-    children, constants = [], []
-    for field in dataclasses.fields(kind):
-        is_child = field.metadata.get("pytree_node", True)
-        (children if is_child else constants).append(field.name)
-    return children, constants
-
-
-def _qualified(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _loaded(name: str) -> Any:
-    """The object of that name in the modules that are loaded; None if there is none."""
-    parts = name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:cut]))
-        if found is None:
-            continue
-        for part in parts[cut:]:  # vars, as a module may import by __getattr__
-            found = vars(found).get(part) if hasattr(found, "__dict__") else None
-        return found
-    return None
 
 
 def _constant(value: Any) -> Any:
@@ -222,7 +164,7 @@ def _constant(value: Any) -> Any:
         return {"tuple": [_constant(item) for item in value]}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    return {"unknown": _qualified(type(value))}
+    return {"unknown": _classes.qualified(type(value))}
 
 
 def _value(constant: Any, path: str) -> Any:

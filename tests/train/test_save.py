@@ -619,6 +619,12 @@ def test_paths_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_path_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"text")
+    with pytest.raises(OSError, match=r"train.save: path: .*/a is no folder. Pass an"):
+        train.save(tmp_path / "a" / "b", [values(2)])
+
+
 def test_a_missing_file_and_what_is_no_path(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"train.restore: path: .*No such file") as caught:
         train.restore(tmp_path / "a")
