@@ -99,7 +99,7 @@ def write(
     model: fl.nn.LanguageModel, params: Any, prompt: str, key: Tensor
 ) -> list[str]:
     """Four texts that begin with the prompt, as long as the model sees."""
-    prompts = torch.tensor([list(prompt.encode())] * 4, device=key.device)
+    prompts = torch.tensor([list(prompt.encode())] * 4, device=key.device).long()
     length = model.max_length - prompts.shape[1]
     # Likely bytes are taken more often: fewer slips. For long texts jit=True pays.
     more = fl.nn.generate(model, params, prompts, length, key=key, temperature=0.8)

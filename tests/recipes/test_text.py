@@ -115,6 +115,8 @@ def test_texts_begin_with_the_prompt_and_fill_the_context() -> None:
     params["tokens"]["weight"][ord("a")] = 5 * torch.ones(6)
     params["norm"] = {"weight": torch.zeros(6), "bias": 5 * torch.ones(6)}
     assert text.write(model, params, "x = ", fl.random.key(5)) == ["x = aaaaaaa"] * 4
+    with pytest.raises(ValueError, match=r"expected shape .* with T from 1 .*\(4, 0\)"):
+        text.write(model, params, "", fl.random.key(5))
 
 
 def test_bfloat16_is_computed_in_and_not_stored() -> None:
