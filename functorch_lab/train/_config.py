@@ -45,6 +45,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "devices": _devices(),
     }
     whole = {
         "format": FORMAT,
@@ -112,6 +113,16 @@ def check_same(
             f"{where}: config: expected that of the run in {folder}: "
             f"{'; '.join(differences)}. Resume with the same, or start a new run."
         )
+
+
+def _devices() -> str:
+    found = [f"CPU with {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        found += [torch.cuda.get_device_name(i) for i in range(count)]
+    if torch.backends.mps.is_available():
+        found.append("MPS")
+    return ", ".join(found)
 
 
 def _nearby(folder: Path) -> str:

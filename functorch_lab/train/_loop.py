@@ -88,9 +88,10 @@ def fit(  # noqa: PLR0913, each option is one thing that a loop does
         TypeError: If `epochs` or `steps` is not an int, or the batches of an epoch
             can't be iterated.
         ValueError: If not exactly one of `epochs` and `steps` is given, it is less
-            than 1, an epoch has no batches, or `early_stopping` watches what is not
-            there; if the run's folder is in use, its checkpoints are all damaged, or
-            hold another state than this one (the first difference is named).
+            than 1, an epoch has no batches, `evaluate` gives what the row has already,
+            or `early_stopping` watches what is not there; if the run's folder is in
+            use, its checkpoints are all damaged, or hold another state than this one
+            (the first difference is named).
         FloatingPointError: If a loss or logs["grad_norm"] is not finite, with the first
             such step.
         OSError: If the run's folder can't be written to; its checkpoints stay.
@@ -160,7 +161,7 @@ def fit(  # noqa: PLR0913, each option is one thing that a loop does
                     "step": at.taken,
                     "loss": logs.mean_since(at.first),
                     **({"lr": lr} if (lr := logs.last("lr")) is not None else {}),
-                    **(_numbers(evaluate(state)) if evaluate else {}),
+                    **(_evaluated(evaluate(state)) if evaluate else {}),
                     "seconds": time.perf_counter() - began,
                 }
                 rows.append(row)
@@ -195,7 +196,15 @@ def _until_stopped(batches: Iterator[Any], stop: Stop) -> Iterator[Any]:
         yield batch
 
 
-def _numbers(values: dict[str, Any]) -> Row:
+def _evaluated(values: dict[str, Any]) -> Row:
+    taken = [
+        name for name in ("epoch", "step", "loss", "lr", "seconds") if name in values
+    ]
+    if taken:
+        raise ValueError(
+            f"{_WHERE}: evaluate: expected names that the row has not yet, got "
+            f"{', '.join(taken)}. Rename it, e.g. to val_{taken[0]}."
+        )
     return {
         name: v.item() if isinstance(v, Tensor) and v.ndim == 0 else v
         for name, v in values.items()

@@ -328,3 +328,12 @@ def test_the_order_of_a_loader_comes_from_the_key() -> None:
     assert losses == history.logs["loss"].tolist()
     assert losses[:3] != losses[3:6]
     assert tree.equal(state, whole)
+
+
+@pytest.mark.parametrize("name", ["loss", "epoch", "lr"])
+def test_refuses_to_lose_an_entry_of_the_row(name: str) -> None:
+    text = (
+        f"evaluate: expected names that the row has not yet, got {name}. .* val_{name}"
+    )
+    with pytest.raises(ValueError, match=text):
+        fit(start(), given(2.0), epochs=1, evaluate=lambda state: {name: 2.0})
