@@ -35,6 +35,7 @@ def diabetes(
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
+        TypeError: If `validation` is not a number.
         ValueError: If `validation` is not in [0, 0.8), or there is no such device.
 
     Source:

@@ -34,6 +34,7 @@ def digits(
 
     Raises:
         ModuleNotFoundError: If scikit-learn is not installed.
+        TypeError: If `validation` is not a number.
         ValueError: If `validation` is not in [0, 0.8), or there is no such device.
 
     Source:

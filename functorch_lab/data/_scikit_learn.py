@@ -2,6 +2,7 @@
 """Data sets that scikit-learn carries with it, cut once and for all."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -44,6 +45,11 @@ def cut(
 ) -> Splits:
     # What the function of this name in sklearn.datasets gives, cut. `dims` are those
     # of `standardize`, None leaves the values.
+    if not isinstance(validation, Real):
+        raise TypeError(
+            f"{where}: validation: expected a number, got {validation!r}. Give the "
+            "share of the samples to hold out, such as 0.1."
+        )
     if not 0 <= validation < 1 - _TEST:
         raise ValueError(
             f"{where}: validation: expected a share in [0, {1 - _TEST:g}), got "

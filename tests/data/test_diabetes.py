@@ -50,6 +50,8 @@ def test_refuses_a_share_a_device_and_a_missing_package(
 ) -> None:
     with pytest.raises(ValueError, match=r"data.diabetes: validation: .* got 0.8"):
         data.diabetes(validation=0.8)
+    with pytest.raises(TypeError, match=r"validation: expected a number, got '0.1'"):
+        data.diabetes(validation="0.1")  # pyright: ignore
     with pytest.raises(ValueError, match=r"data.diabetes: device: .* got cuda:77"):
         data.diabetes(device="cuda:77")
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
