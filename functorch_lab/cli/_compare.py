@@ -53,9 +53,7 @@ def _compare(runs: tuple[Path, ...], out: Path) -> None:
 
 
 def _rows(records: Records) -> Iterable[list[str]]:
-    """What the runs have, and in other recipes than the first, what they share."""
     found = list(records.values())
-    alike = len({record.config.get("recipe") for record in found}) == 1
     blocks: dict[str, list[Column]] = {
         "": [record.config for record in found],
         "training": [_training(record) for record in found],
@@ -65,8 +63,6 @@ def _rows(records: Records) -> Iterable[list[str]]:
     }
     for title, columns in blocks.items():
         names = list(dict.fromkeys(name for column in columns for name in column))
-        if not alike:
-            names = [n for n in names if all(n in column for column in columns)]
         rows = [[n, *(_word(column, n) for column in columns)] for n in names]
         if not title:
             rows = [row for row in rows if len(set(row[1:])) > 1]

@@ -93,4 +93,6 @@ def _worst(tensors: Mapping[str, Any]) -> Any:
     ]
     images = tensors["worst_images"]
     titles = titles or [""] * len(images)
-    return fl.plots.image_grid(images[:_WORST], titles=titles[:_WORST])
+    shown = min(len(images), _WORST)
+    columns = 4 if shown <= 16 else None  # 16 fill a square
+    return fl.plots.image_grid(images[:shown], titles=titles[:shown], columns=columns)

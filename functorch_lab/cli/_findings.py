@@ -10,8 +10,10 @@ from functorch_lab.cli._output import printable, table
 
 
 def _digits(result: Any) -> str:
+    planted = len(result.corrupted["index"])
+    noise = f"{planted:,} training samples had a wrong label, planted\n"
     return (
-        f"test accuracy {result.accuracy:.4f}\n\n"
+        f"{noise if planted else ''}test accuracy {result.accuracy:.4f}\n\n"
         "confusion matrix (row: true digit, column: predicted)\n"
         f"{_matrix(result.confusion)}"
     )

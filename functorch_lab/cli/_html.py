@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from string import Template
+from typing import Any
+
+from functorch_lab.cli._output import setting
 
 # Longer tables are folded.
 _ROWS = 24
@@ -40,6 +43,11 @@ def verbatim(words: str) -> str:
     return f"<pre>{escape(words)}</pre>" if words else ""
 
 
+def command(words: Iterable[str]) -> str:
+    """A line of a shell, broken between its words."""
+    return f"<pre>{' '.join(f'<span>{escape(word)}</span>' for word in words)}</pre>"
+
+
 def tiles(values: Mapping[str, str]) -> str:
     """Values in large type with their names."""
     found = [
@@ -49,10 +57,10 @@ def tiles(values: Mapping[str, str]) -> str:
     return f'<dl class="tiles">{"".join(found)}</dl>' if found else ""
 
 
-def words(values: Mapping[str, str]) -> str:
-    """A table of names and texts."""
+def words(values: Mapping[str, Any]) -> str:
+    """A table of names and settings."""
     found = [
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(setting(value))}</td></tr>'
         for name, value in values.items()
     ]
     table = f'<table class="words">{"".join(found)}</table>'

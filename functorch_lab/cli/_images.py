@@ -110,7 +110,9 @@ def _csv(file: Path, content: bytes) -> list[tuple[int, Tensor]]:
     if rows and all(_number(field) is None for field in rows[0][1]):
         del rows[0]  # names of the columns
     if not rows:
-        raise Usage(f"{expected} an image per row, got no rows. Give some.")
+        raise Usage(
+            f"{expected} an image per row, got none. Give rows such as 0,16,7.5."
+        )
     return [(line, _ink(f"{expected} in line {line}", row)) for line, row in rows]
 
 

@@ -4,7 +4,6 @@
 import contextlib
 import io
 import logging
-import os
 import re
 import shlex
 import sys
@@ -65,12 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"functorch-lab {fl.__version__}")
         else:
             _parse(argv or ["--help"])()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python flushes once more at exit,
-        # into nothing then.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        say("", end="")  # flushes what others have printed
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return _PIPE_CLOSED
     except fl.train.Interrupted:
         words = [word for word in argv if word != "--resume"]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the command says and writes: lines of text, and files that are whole."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -15,10 +16,30 @@ class Usage(Exception):
     """The command line cannot be understood."""
 
 
-def say(text: str) -> None:
-    """A line on standard output, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def say(text: str, end: str = "\n") -> None:
+    """A line on standard output, if there is one, at once.
+
+    Raises:
+        BrokenPipeError: If nobody reads it any more.
+        Usage: If it goes to a file that can't be written to.
+    """
+    try:
+        print(text, end=end, flush=True)  # noqa: T201, does nothing without stdout
+    except BrokenPipeError:
+        _mute()
+        raise
+    except OSError as error:
+        _mute()
+        raise Usage(
+            "cli: standard output: expected a file to write to, got "
+            f"{error.strerror or error}. Make room, or write to another one."
+        ) from error
+
+
+def _mute() -> None:
+    # Python flushes once more at exit, into nothing then.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

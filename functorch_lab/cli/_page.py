@@ -11,7 +11,7 @@ from typing import Any
 import functorch_lab as fl
 from functorch_lab.cli import _html
 from functorch_lab.cli._figures import CURVES, draw
-from functorch_lab.cli._output import Usage, label, number, printable, setting, write
+from functorch_lab.cli._output import Usage, label, number, printable, write
 
 REPORT = "report.html"
 
@@ -56,6 +56,7 @@ def _page(record: fl.train.RunRecord, figures: Mapping[str, tuple[bytes, str]]) 
         "" if record.finished else _html.text(_unfinished(record), "note"),
         _html.tiles({label(key): number(v) for key, v in record.result.items()}),
         _html.section("What was run", *_settings(record)),
+        _html.section("Planted labels", *_planted(record)),
         _html.section("Curves", _html.figures(curves), _epochs(record)),
         _html.section("On the test set", _html.figures(others)),
         _html.section("What it writes", _html.verbatim(_texts(record))),
@@ -67,7 +68,8 @@ def _page(record: fl.train.RunRecord, figures: Mapping[str, tuple[bytes, str]]) 
 
 
 def _subtitle(record: fl.train.RunRecord) -> str:
-    return f"run {record.folder.resolve()}, started {record.started}"
+    started = record.started.replace("T", " ").replace("+00:00", " UTC")
+    return f"run {record.folder.resolve()}, started {started}"
 
 
 def _unfinished(record: fl.train.RunRecord) -> str:
@@ -77,40 +79,55 @@ def _unfinished(record: fl.train.RunRecord) -> str:
 
 
 def _settings(record: fl.train.RunRecord) -> Iterator[str]:
-    program, *words = record.command
     # `python -m functorch_lab` has a name that says nothing.
-    program = "functorch-lab" if program == "__main__.py" else program
-    yield _html.verbatim(shlex.join([program, *words]))
-    yield _html.words({name: setting(value) for name, value in record.config.items()})
+    names = {"__main__.py": "functorch-lab"}
+    words = [names.get(word, word) for word in map(str, record.command)]
+    yield _html.command([shlex.quote(word) for word in words])
+    yield _html.words(record.config)
 
 
 def _epochs(record: fl.train.RunRecord) -> str:
     names = list(dict.fromkeys(name for row in record.epochs for name in row))
     rows = [[number(row.get(name, "")) for name in names] for row in record.epochs]
     marked = record.epochs.index(record.best) if record.best in record.epochs else None
-    return _html.numbers(
-        [label(name) for name in names], rows, of="epochs", marked=marked
+    header = ["seconds so far" if n == "seconds" else label(n) for n in names]
+    return _html.numbers(header, rows, of="epochs", marked=marked)
+
+
+def _planted(record: fl.train.RunRecord) -> Iterator[str]:
+    """The wrong labels that the recipe digits has trained with."""
+    file = record.folder / "corrupted.csv"
+    if not file.is_file():
+        return
+    lines = file.read_text("utf-8", "replace").splitlines()
+    header, *rows = [line.split(",") for line in lines] or [[]]
+    yield _html.text(
+        f"{len(rows):,} training samples had a wrong label, planted before training; "
+        "corrupted.csv lists them too."
     )
+    yield _html.numbers(header, rows, of="planted labels")
 
 
 def _texts(record: fl.train.RunRecord) -> str:
     """What a language model wrote in the end, as the recipe text keeps it."""
     file = record.folder / "texts.txt"
-    return printable(file.read_text("utf-8", "replace")) if file.exists() else ""
+    return printable(file.read_text("utf-8", "replace")) if file.is_file() else ""
 
 
 def _parameters(record: fl.train.RunRecord) -> Iterator[str]:
     if not record.step:
         return
-    which = "best" if record.best else "last"
-    leaves = fl.tree.to_state_dict(record.params(which))
+    leaves = fl.tree.to_state_dict(record.params())
     rows = [
         [name, str(tuple(leaf.shape)), f"{leaf.numel():,}", number(_norm(leaf))]
         for name, leaf in leaves.items()
     ]
     total = sum(leaf.numel() for leaf in leaves.values())
-    yield _html.text(f"{total:,} numbers in {len(rows)} leaves, of the {which} epoch.")
-    yield _html.numbers(["path", "shape", "numbers", "norm"], rows, of="leaves")
+    best = f"epoch {record.best['epoch']}, the best" if record.best else ""
+    yield _html.text(
+        f"{total:,} numbers, as they were after {best or f'step {record.step:,}'}."
+    )
+    yield _html.numbers(["path", "shape", "numbers", "L2 norm"], rows, of="leaves")
 
 
 def _norm(leaf: Any) -> float:

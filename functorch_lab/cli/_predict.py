@@ -4,7 +4,8 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 import functorch_lab as fl
 from functorch_lab.cli._images import INK, read_images
@@ -34,11 +35,9 @@ def _predict(run: Path, files: tuple[Path, ...], invert: bool) -> None:
             f"Run: functorch-lab predict {run} IMAGE.png"
         )
     record = fl.train.read_run(run)
-    config = _config(record)
+    _check_recipe(record)
     names, images = read_images(files, invert=invert)
-    shares, classes = digits.predict(record.params("best"), config, images.float()).max(
-        -1
-    )
+    shares, classes = _predict_digits(record, images.float()).max(-1)
     rows = [
         [name, str(digit), f"{share:.4f}"]
         for name, digit, share in zip(
@@ -54,22 +53,26 @@ def _predict(run: Path, files: tuple[Path, ...], invert: bool) -> None:
         )
 
 
-def _config(record: fl.train.RunRecord) -> Any:
-    settings: dict[str, Any] = dict(record.config)
-    recipe = settings.pop("recipe", None)
+def _check_recipe(record: fl.train.RunRecord) -> None:
+    recipe = record.config.get("recipe")
     if recipe != "digits":
         raise Usage(
             f"cli.predict: run: expected one of the recipe digits, got "
             f"{recipe or 'one of no recipe'} in {record.folder}. Train one: "
             "functorch-lab train digits --out DIR"
         )
+
+
+def _predict_digits(record: fl.train.RunRecord, images: Tensor) -> Tensor:
+    params = record.params("best")
+    settings = {k: v for k, v in record.config.items() if k != "recipe"}
     try:
         # Where it was trained need not be here.
         config = digits.Config(**{**settings, "device": "auto"})
         config.check()
-    except TypeError as error:
+        return digits.predict(params, config, images)
+    except (TypeError, ValueError) as error:
         raise Usage(
-            f"cli.predict: run: expected the settings that this version knows, got "
-            f"others in {record.folder} ({error}). Train it again."
+            "cli.predict: run: expected the settings that the parameters were trained "
+            f"with, got others in {record.folder} ({error}). Train it again."
         ) from error
-    return config

@@ -85,7 +85,7 @@ def _train(name: str, recipe: ModuleType, config: Any, keep: Keep) -> None:
     what = f"{config.model} on {name}" if hasattr(config, "model") else name
     say(f"{what}, {_length(config)}, on {device}, {how}")
     result = recipe.train(config, run_dir=keep.out, resume=keep.resume)
-    say(f"\n{FINDINGS[name](result)}\n\n{_times(result)}")
+    say(f"\n{FINDINGS[name](result)}\n\n{_times(result, config)}")
     if keep.out is not None:
         report = write_report(fl.train.read_run(keep.out))
         say(f"run in {keep.out}, its report in {report}")
@@ -96,11 +96,14 @@ def _length(config: Any) -> str:
     return f"{getattr(config, unit)} {unit}"
 
 
-def _times(result: Any) -> str:
+def _times(result: Any, config: Any) -> str:
     rows = result.history.epochs
+    planned = getattr(config, "epochs", 0)
+    stopped = f"stopped early, after {len(rows)} of {planned} epochs\n"
     text = f"{rows[-1]['step']} steps in {rows[-1]['seconds']:.1f} s"
     if len(rows) > 1:
         first, last = rows[0]["seconds"], rows[-1]["seconds"]
         each = 1e3 * (last - first) / (len(rows) - 1)
         text += f" (first epoch {first:.1f} s, then {each:.0f} ms each)"
-    return f"{text}; with data and test {result.seconds:.1f} s"
+    text += f"; with data and test {result.seconds:.1f} s"
+    return stopped + text if len(rows) < planned else text

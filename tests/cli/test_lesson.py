@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import refused, shell
+from command_line import refused, told
 from functorch_lab import cli, lessons
 
 
@@ -19,16 +19,23 @@ def test_lists_the_course(capsys: pytest.CaptureFixture[str]) -> None:
     assert "functorch-lab lesson gradients" in rows[-1]
 
 
-def test_runs_lessons_and_saves_their_figures(tmp_path: Path) -> None:
-    done = shell("lesson", "four-ways", "line", "--out", str(tmp_path / "made"))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    for name in ("line", "four_ways"):
+def test_runs_lessons_and_saves_their_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = told(capsys, "lesson", "losses", "gradients", "--out", tmp_path / "made")
+    for name in ("gradients", "losses"):
         folder = tmp_path / "made" / name
         assert sorted(os.listdir(folder)) == sorted(lessons.figures(name))
-        assert f"figures in {folder}: {lessons.figures(name)[0]}" in done.stdout
-    assert done.stdout.splitlines()[1] == lessons.title("four_ways")
-    assert "\n2 lessons in " in done.stdout
+        assert f"figures in {folder}: {lessons.figures(name)[0]}" in out
+    assert out.splitlines()[1] == lessons.title("losses")
+    assert "\n2 lessons in " in out
+
+
+def test_takes_dashes_for_underscores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(capsys, "lesson", "four-ways", "--copy", tmp_path)
+    assert os.listdir(tmp_path) == ["four_ways.py"]
 
 
 @pytest.mark.parametrize(

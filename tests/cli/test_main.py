@@ -3,50 +3,71 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
 import functorch_lab
-from command_line import COMMAND, ERROR, refused, shell
+from command_line import COMMAND, ERROR, refused, shell, told
 from functorch_lab import cli
 from functorch_lab.cli import _main, _train, _words
 from functorch_lab.recipes import digits
 from markdown_code import ROOT
 
 
-def test_trains_and_tests() -> None:
-    done = shell("train", "digits", "--epochs", "2", "--no-compile")
-    assert done.returncode == 0, done.stderr
-    assert "mlp on digits, 2 epochs, on " in done.stdout
-    assert "not compiled" in done.stdout
-    assert "test accuracy 0.9" in done.stdout
-    matrix = done.stdout.split("predicted)\n")[1].split("\n\n")[0].splitlines()
+def test_trains_and_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "digits", "--epochs", "2", "--no-compile"]) == 0
+    out, err = capsys.readouterr()
+    assert "mlp on digits, 2 epochs, on " in out
+    assert "not compiled" in out
+    assert "test accuracy 0.9" in out
+    matrix = out.split("predicted)\n")[1].split("\n\n")[0].splitlines()
     counts = [row.replace(".", "0").split() for row in matrix]
     assert counts[0] == [str(i) for i in range(10)]
     assert [row[0] for row in counts[1:]] == counts[0]
     assert sum(int(n) for row in counts[1:] for n in row[1:]) == 359
-    assert "20 steps in" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("epoch 2/2  loss ")
+    assert "20 steps in" in out
+    assert err.splitlines()[-1].startswith("epoch 2/2  loss ")
 
 
-def test_trains_compiled_with_every_option() -> None:
-    argv = "train digits --epochs 1 --batch-size 64 --lr 0.002 --seed 3 --device cpu"
-    done = shell(*argv.split(), "--model", "mlp")
-    assert done.returncode == 0, done.stderr
-    assert "mlp on digits, 1 epochs, on cpu, compiled" in done.stdout
-    assert "20 steps in" in done.stdout
+def test_hands_every_option_to_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {}
+
+    def stopped(config: digits.Config, **options: object) -> None:
+        given.update(asdict(config), **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(digits, "train", stopped)
+    argv = "train digits --epochs 3 --batch-size 64 --lr 0.002 --seed 5 --device cpu"
+    argv += " --model cnn --early-stopping 2 --corrupt-labels 0.25 --out a/b --resume"
+    assert cli.main(argv.split()) == 130
+    out, err = capsys.readouterr()
+    assert out == "cnn on digits, 3 epochs, on cpu, compiled\n"
+    assert err == "\nfunctorch-lab: interrupted\n"
+    assert given == {
+        "model": "cnn",
+        "epochs": 3,
+        "batch_size": 64,
+        "lr": 0.002,
+        "early_stopping": 2,
+        "corrupt_labels": 0.25,
+        "seed": 5,
+        "device": "cpu",
+        "compile": True,
+        "run_dir": Path("a/b"),
+        "resume": True,
+    }
 
 
-def test_prints_its_version() -> None:
-    done = shell("--version")
-    assert done.returncode == 0
-    assert done.stdout == f"functorch-lab {functorch_lab.__version__}\n"
+def test_prints_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "--version") == f"functorch-lab {functorch_lab.__version__}\n"
 
 
 def test_a_mistake_is_one_line_without_traceback() -> None:
@@ -218,24 +239,20 @@ def test_is_quiet_when_nobody_reads_on(argv: str) -> None:
     assert done.returncode == 141
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
-def test_ctrl_c_ends_with_a_line() -> None:
-    # What a shell starts with `&` ignores Ctrl-C, and so would its children.
-    code = (
-        "import signal, sys, functorch_lab.cli as cli;"
-        "signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
-    argv = [sys.executable, "-c", code, "train", "digits", "--no-compile"]
-    argv += ["--epochs", "100000"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        assert run.stdout is not None
-        assert b"mlp on digits" in run.stdout.readline()
-        time.sleep(1)
-        run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert err.decode().splitlines()[-1] == "functorch-lab: interrupted"
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full file there")
+def test_a_full_disk_below_its_output_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "--version"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    said = b"functorch-lab: error: cli: standard output: expected a file to write to, "
+    assert done.stderr.startswith(said)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+
+
+def test_works_without_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["--version"]) == 0
 
 
 def options_of(command: str) -> set[str]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_shows_a_run_of_ones_own(tmp_path: Path) -> None:
     cells = page.text["td"]
     # ((2 - 4)^2 + (3 - 4)^2) / 2, then a quarter of the gradient (w - 4) is taken off.
     assert {"0.25", "a.weight", "(2,)", torch.__version__} <= set(cells)
-    assert "2 numbers in 1 leaves, of the last epoch." in page.text["p"]
+    assert "2 numbers, as they were after step 6." in page.text["p"]
     assert not any("not come to its end" in text for text in page.text["p"])
 
 
@@ -86,6 +87,7 @@ def test_has_every_figure_in_it_and_beside_it(tmp_path: Path) -> None:
         "worst_losses": torch.tensor([3.5, 2.5, 1.5]),
     }
     (tmp_path / "texts.txt").write_text("naïve <b>\x1b", "utf-8")
+    (tmp_path / "corrupted.csv").write_text("index,true,planted\n5,2,7\n11,3,<b>\n")
     result = {"test_accuracy": 12 / 17}
     record = replace(
         record, epochs=rows, best=rows[0], tensors=tensors, result=result, step=0
@@ -102,6 +104,9 @@ def test_has_every_figure_in_it_and_beside_it(tmp_path: Path) -> None:
         "What was measured after each epoch. The dotted line marks the best one, 1."
     )
     assert "naïve <b>\ufffd" in page.text["pre"]
+    assert "Planted labels" in page.text["h2"]
+    assert any(text.startswith("2 training samples had a") for text in page.text["p"])
+    assert {"2", "7", "11", "<b>"} <= set(page.text["td"])
     assert "Parameters" not in page.text["h2"]
 
 
@@ -138,14 +143,16 @@ def test_is_harmless_whatever_the_run_says(tmp_path: Path) -> None:
     [
         (["__main__.py", "train", "digits"], "functorch-lab train digits"),
         (["mine.py", "a b"], "mine.py 'a b'"),
+        ([], ""),
+        ([3, None], "3 None"),  # edited by hand
     ],
 )
 def test_shows_the_command_as_one_types_it(
-    command: list[str], shown: str, tmp_path: Path
+    command: list[Any], shown: str, tmp_path: Path
 ) -> None:
     record = train.read_run(train.open_run(tmp_path).folder)
     path = _page.write_report(replace(record, command=command))
-    assert Reader(path.read_text("utf-8")).text["pre"] == [shown]
+    assert " ".join(Reader(path.read_text("utf-8")).text.get("span", [])) == shown
 
 
 def test_needs_no_other_file(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`predict`: images from PNG and CSV files, all of them checked before any answer."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -118,7 +120,7 @@ def cli_says(capsys: pytest.CaptureFixture[str], *argv: object) -> str:
         ("a.png", b"", "a.png: expected a PNG image, or a CSV file by its name"),
         ("a.png", (9, 7), "a.png: expected 8 x 8 pixels, got 9 x 7. Resize it, e.g."),
         ("a.png", 80, "a.png: expected a whole PNG image, got a damaged one ("),
-        ("a.csv", b"", "a.csv: expected an image per row, got no rows. Give some."),
+        ("a.csv", b"", "a.csv: expected an image per row, got none. Give"),
         ("a.csv", b"1,2\n", "in line 1 64 numbers (an image of 8 x 8), got 2. Put"),
         ("a.csv", b"x,y\n\n3,4\n", "in line 3 64 numbers (an image of 8 x 8), got 2."),
         ("a.csv", b"17" + 63 * b",5", "in line 1 numbers from 0 (ground) to 16 (ink),"),
@@ -162,11 +164,35 @@ def test_refuses_runs_that_cannot_predict(
     for name, config, text in (
         ("own", {"lr": 0.5}, "expected one of the recipe digits, got one of no recipe"),
         ("text", {"recipe": "text"}, "expected one of the recipe digits, got text in"),
-        ("old", {"recipe": "digits", "size": 7}, "settings that this version knows"),
-        ("odd", {"recipe": "digits", "model": "big"}, "one of mlp, cnn, got big. Choo"),
         ("begun", {"recipe": "digits", "device": "cuda"}, "expected a checkpoint in"),
     ):
         run = train.open_run(tmp_path / name, config=config)
         assert text in refused(capsys, "predict", str(run.folder), str(path))
     text = refused(capsys, "predict", str(tmp_path / "begun"))
     assert "cli.predict: images: expected PNG or CSV files, got none. Run: fun" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"size": 7}, "an unexpected keyword argument 'size'"),
+        ({"lr": "high"}, "lr: expected a number, got 'high'"),
+        ({"model": "big"}, "one of mlp, cnn, got big."),
+        ({"model": "cnn"}, "nn.sequential: params: expected a tuple of 7"),
+    ],
+)
+def test_refuses_settings_that_are_not_those_of_the_parameters(
+    changed: dict[str, object],
+    text: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = save(tmp_path / "a.png", some(2, 3)[0][0])
+    folder = shutil.copytree(run, tmp_path / "run")
+    whole = json.loads((folder / "config.json").read_text("utf-8"))
+    whole["config"].update(changed)
+    (folder / "config.json").write_text(json.dumps(whole), "utf-8")
+    said = refused(capsys, "predict", str(folder), str(path))
+    assert said.startswith("cli.predict: run: expected the settings that the parameter")
+    assert text in said

@@ -40,6 +40,18 @@ def test_keeps_a_run_and_says_where(
     assert {"corrupted.csv", "metrics.jsonl", "figures/confusion.png"} <= there
     rows = (out / "corrupted.csv").read_text().splitlines()
     assert (rows[0], len(rows) - 1) == ("index,true,planted", round(1294 / 10))
+    assert "129 training samples had a wrong label, planted" in lines
+
+
+def test_says_that_it_stopped_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["train", "diabetes", "--no-compile", "--lr", "1", "--epochs", "70"]
+    out = told(capsys, *argv, "--early-stopping", "2", "--out", tmp_path)
+    record = train.read_run(tmp_path)
+    best, epochs = record.best or {}, len(record.epochs)
+    assert best["epoch"] == epochs - 2
+    assert f"\nstopped early, after {epochs} of 70 epochs\n" in out
 
 
 def test_trains_a_regression(
@@ -231,7 +243,7 @@ def test_compares_runs(
     assert snapshot(runs) == before
 
 
-def test_compares_what_other_runs_share(
+def test_compares_runs_that_have_different_things(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = train.open_run(tmp_path / "slow", config={"lr": 0.5, "depth": 3}).folder
@@ -244,7 +256,8 @@ def test_compares_what_other_runs_share(
     words = {line.split()[0]: line.split()[1:] for line in lines if line}
     assert words["lr"] == ["0.5", "0.001"]
     assert words["finished"] == ["no", "yes"]
-    assert not {"depth", "recipe", "test_accuracy", "best"} & words.keys()
+    assert (words["depth"], words["recipe"]) == (["3", "-"], ["-", "digits"])
+    assert words["test_accuracy"][0] == "-"
     assert out.exists()
 
 
