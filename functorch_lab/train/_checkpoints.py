@@ -150,6 +150,11 @@ def newest(folder: Path, where: str) -> tuple[Position, Path] | None:
     return None
 
 
+def step_path(folder: Path, step: int) -> Path:
+    """Where the state of a checkpoint is."""
+    return _path(folder / FOLDER, "step", step, "safetensors")
+
+
 def best_path(folder: Path, step: int) -> Path:
     """Where the best state is."""
     return _path(folder / FOLDER, "best", step, "safetensors")

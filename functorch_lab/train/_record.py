@@ -67,21 +67,21 @@ class RunRecord:
                 f'{where}: which: expected "best" or "last", got {which!r}. Say which '
                 "state is meant."
             )
-        while True:
-            found = checkpoints.newest(self.folder, where)
-            if found is None:
-                raise ValueError(
-                    f"{where}: expected a checkpoint in {self.folder}, got none. Train "
-                    "until one is written."
-                )
-            position, path = found
-            if which == "best" and position.best is not None:
-                path = checkpoints.best_path(self.folder, position.best)
-            try:
-                return restore(path, pattern="params*").params
-            except OSError:
-                if path.exists():
-                    raise  # else the run has gone on meanwhile, and removed it
+        if not self.step:
+            raise ValueError(
+                f"{where}: expected a checkpoint in {self.folder}, got none. Train "
+                "until one is written."
+            )
+        path = checkpoints.step_path(self.folder, self.step)
+        if which == "best" and self.best:
+            path = checkpoints.best_path(self.folder, self.best["step"])
+        try:
+            return restore(path, pattern="params*").params
+        except OSError:
+            if path.exists():
+                raise
+            # The run has gone on meanwhile, and removed it.
+            return read_run(self.folder).params(which)
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecord:
@@ -120,13 +120,15 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         logs, epochs = split_rows(rows)
         result = folder / f"{RESULT}.json"
         numbers = json.loads(result.read_text("utf-8")) if result.exists() else {}
-    except (ValueError, AttributeError) as error:
+        numbers = {name: float(value) for name, value in numbers.items()}
+        best = position.best if position else None
+        best = next((row for row in epochs if row["step"] == best), None)
+    except (ValueError, AttributeError, TypeError, LookupError, StopIteration) as error:
         raise ValueError(
-            f"{_WHERE}: path: expected the log of a run in {folder}, got lines that "
-            f"are not ({error}). Resume the run, which mends the log's end."
+            f"{_WHERE}: path: expected the log and the result of a run in {folder}, "
+            f"got others ({error}). Resume the run, which mends them."
         ) from error
     tensors = folder / f"{RESULT}.safetensors"
-    best = position.best if position else None
     return RunRecord(
         folder=folder,
         config=found["config"],
@@ -137,7 +139,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecord:
         epochs=epochs,
         step=position.taken if position else 0,
         finished=bool(position and position.finished),
-        best=next((row for row in epochs if row["step"] == best), None),
-        result={name: float(value) for name, value in numbers.items()},
+        best=best,
+        result=numbers,
         tensors=restore(tensors) if tensors.exists() else {},
     )

@@ -205,6 +205,9 @@ def test_ctrl_c_says_how_to_go_on(
     checkpoints = sorted((out / "checkpoints").glob("step-*.safetensors"))
     assert len(checkpoints) == 2
     os.truncate(checkpoints[-1], 100)
+    told(capsys, "report", out)
+    assert [f"of step {record.step} " in line for line in caplog.messages] == [True]
+    caplog.clear()
     lines = told(capsys, *shlex.split(command)[1:]).splitlines()
     said = f"train.fit: the checkpoint of step {record.step} in {out} is damaged"
     assert any(line.startswith(said) for line in caplog.messages)

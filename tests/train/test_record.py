@@ -219,9 +219,23 @@ def test_another_log_is_refused(copy: Path, edit: Callable[[Path], Any]) -> None
     assert before == {p: p.read_bytes() for p in copy.glob("**/*") if p.is_file()}
 
 
-def test_a_log_that_is_none(copy: Path) -> None:
-    (copy / "metrics.jsonl").write_text("not a number\n")
-    with pytest.raises(ValueError, match=r"expected the log of a run in .*, got"):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metrics.jsonl", "not a number\n"),
+        ("metrics.jsonl", "[2, 3]\n"),
+        ("metrics.jsonl", "{}\n"),
+        ("metrics.jsonl", '{"epoch": 2}\n'),
+        ("result.json", "{"),
+        ("result.json", "[2, 3]"),
+        ("result.json", '{"accuracy": "high"}'),
+        ("result.json", '{"accuracy": {"test": 0.5}}'),
+    ],
+)
+def test_a_log_or_result_that_is_none(name: str, text: str, copy: Path) -> None:
+    (copy / name).write_text(text)
+    said = r"read_run: path: expected the log and the result of a run in .*, got others"
+    with pytest.raises(ValueError, match=said):
         train.read_run(copy)
 
 
