@@ -16,8 +16,10 @@ import json
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple
 
@@ -52,6 +54,7 @@ _HEAD = re.compile(
     re.escape(_BEGIN) + rb'1","header":"([0-9a-f]{8})","tensors":"([0-9a-f]*)"'
 )
 _GROUP = 2**28  # bytes
+_PARTS = 1024  # at most, in a call of the system
 _CHUNK = 2**20  # bytes that are still in the cache when they are summed
 
 
@@ -96,16 +99,15 @@ def write(
         described[name] = {"dtype": code, "shape": shape, "data_offsets": [start, stop]}
         start = stop
     file.write(_header(described, metadata, ["0" * 8] * len(names)))
-    # zlib frees the interpreter: a thread sums what is written while the disk is waited
-    # for. Tensor by tensor the two threads would be in one another's way.
+    file.flush()
+    # zlib frees the interpreter, and so does the system while it writes: a thread sums
+    # what is being written.
     sums: list[Future[list[str]]] = []
     with ThreadPoolExecutor(1) as pool:
         for group in _groups([tensors[name] for name in names]):
             parts = [_memory(_plain(leaf)) for leaf in group]
-            file.writelines(parts)
             sums.append(pool.submit(_checksums, parts))
-        file.flush()
-        os.fsync(file.fileno())
+            _write_all(file, parts)
     checksums = [checksum for part in sums for checksum in part.result()]
     after = _versions(tensors)
     changed = [name for name in names if before[name] != after[name]]
@@ -137,6 +139,20 @@ def _groups(leaves: Iterable[Tensor]) -> Iterator[list[Tensor]]:
             yield group
             group, held = [], 0
     yield group
+
+
+def _write_all(file: BinaryIO, parts: list[memoryview]) -> None:
+    """Writes the parts in few calls: in each, the thread beside is undisturbed."""
+    if not hasattr(os, "writev"):  # Windows
+        file.writelines(parts)
+        return
+    rest = deque(part for part in parts if len(part))
+    while rest:
+        done = os.writev(file.fileno(), list(islice(rest, _PARTS)))
+        while rest and done >= len(rest[0]):
+            done -= len(rest.popleft())
+        if done:
+            rest[0] = rest[0][done:]
 
 
 def _checksums(parts: Iterable[memoryview]) -> list[str]:
