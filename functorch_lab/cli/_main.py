@@ -2,6 +2,7 @@
 """The command line: what was asked for, run; how it ends."""
 
 import contextlib
+import errno
 import io
 import logging
 import re
@@ -22,6 +23,8 @@ from functorch_lab.cli._words import check
 from functorch_lab.recipes.settings import one_of
 
 _BOUNDARY = re.compile(r"[a-z_]+(\.\w+)*: (.+: )?expected ", re.DOTALL)
+# What a disk says of itself, wherever a file of a recipe is written.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM)
 _PIPE_CLOSED = 141  # what a shell reports of a command that SIGPIPE has ended
 _COMMANDS = {
     "train": _train.train,
@@ -99,8 +102,10 @@ def _status(error: Exception) -> int | None:
     # At its boundary the library says "namespace.function: argument: expected ...".
     at_boundary = bool(_BOUNDARY.match(str(error)))
     bad_input = isinstance(error, (ValueError, OSError)) and at_boundary
+    no_disk = isinstance(error, OSError) and error.errno in _DISK
     missing = isinstance(error, ModuleNotFoundError) and INSTALL in str(error)
-    return 2 if isinstance(error, Usage) or bad_input or missing else None
+    is_users = isinstance(error, Usage) or bad_input or no_disk or missing
+    return 2 if is_users else None
 
 
 def _parse(argv: list[str]) -> Callable[[], None]:

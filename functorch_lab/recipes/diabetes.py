@@ -116,7 +116,7 @@ def train(
         found[f"{name}r2"] = 1 - (squares / y.var(correction=0)).item()
     if run is not None:
         named = {f"test_{name}": value for name, value in found.items()}
-        run.write_result(named | {"seconds": history.epochs[-1]["seconds"]})
+        run.write_result(named)
     seconds = time.perf_counter() - began
     return Result(**found, seconds=seconds, state=state, history=history)
 

@@ -95,14 +95,14 @@ def train(
     steps = config.epochs * (len(x) // config.batch_size)
     optimizer = fl.optim.adamw(lr=fl.optim.schedules.cosine(config.lr, steps))
 
+    cross_entropy = partial(fl.losses.cross_entropy, label_smoothing=0.1)
+
     def loss_fn(params: Any, x: Tensor, y: Tensor) -> Tensor:
-        logits = model.apply(params, x, train=True)
-        # Smoothed targets keep the logits small, and so the network less sure.
-        return fl.losses.cross_entropy(logits, y, label_smoothing=0.1).mean()
+        return cross_entropy(model.apply(params, x, train=True), y).mean()
 
     step = fl.train.make_step(loss_fn, optimizer)
     state = fl.train.init(model.init(init_key), optimizer, key=key)
-    score = {"val_loss": fl.losses.cross_entropy, "val_accuracy": fl.metrics.accuracy()}
+    score = {"val_loss": cross_entropy, "val_accuracy": fl.metrics.accuracy()}
     evaluate = fl.train.make_evaluate(model.apply, score)
     # With None it never stops, but ends with the best epoch's state all the same.
     stopping = fl.train.EarlyStopping("val_loss", config.early_stopping)
@@ -130,7 +130,7 @@ def train(
         losses = fl.losses.nll(probabilities.log(), labels)
         worst = losses.topk(16).indices
         run.write_result(
-            {"test_accuracy": accuracy, "seconds": history.epochs[-1]["seconds"]},
+            {"test_accuracy": accuracy},
             confusion=confusion,
             worst_images=images[worst],
             worst_labels=labels[worst],

@@ -144,6 +144,6 @@ def train(
     texts = write(model, state.params, "def ", keys[2])
     bits_per_byte = min(float(row["val_bits_per_byte"]) for row in history.epochs)
     if run is not None:
-        run.write_result({"val_bits_per_byte": bits_per_byte})
         (run.folder / "texts.txt").write_text("\n\n".join(texts), encoding="utf-8")
+        run.write_result({"val_bits_per_byte": bits_per_byte})
     return Result(bits_per_byte, texts, time.perf_counter() - began, state, history)

