@@ -2,6 +2,7 @@
 """What every test runs under: threads, devices, random seeds, clean compiler caches."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,11 @@ import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# A script's shell has what it starts in the background ignore Ctrl-C, and so would the
+# runs that tests stop with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A compile inside a property test takes seconds, and a busy machine more.
 _patient = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

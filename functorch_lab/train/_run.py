@@ -85,7 +85,7 @@ def open_run(
 
     The folder gets `config.json` here; from `fit` `metrics.jsonl`, one line per step
     and per epoch, and `checkpoints/`. Checkpoints are written at the ends of epochs, as
-    often as costs a twentieth of the time, at Ctrl-C or SIGTERM, and at the end.
+    often as costs a fiftieth of the time, at Ctrl-C or SIGTERM, and at the end.
 
     Args:
         path: The folder; it and its parents are made.

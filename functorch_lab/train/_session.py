@@ -21,7 +21,7 @@ from functorch_lab.train._state import TrainState
 
 _WHERE = "train.fit"
 # Checkpoints at the ends of epochs may take so much of the time.
-_SHARE = 1 / 20
+_SHARE = 1 / 50
 _log = logging.getLogger("functorch_lab.train")
 
 
