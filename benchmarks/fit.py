@@ -21,8 +21,8 @@ from interleave import machine, write
 import functorch_lab as fl
 
 BATCH = 128
-STEPS = 1100  # in one call
-ROUNDS = 21
+STEPS = 4400  # in one call
+ROUNDS = 7
 
 
 class Sides:

@@ -22,6 +22,7 @@ from functorch_lab.train._state import TrainState
 _WHERE = "train.fit"
 # Checkpoints at the ends of epochs may take so much of the time.
 _SHARE = 1 / 50
+_FIRST = 0.02  # seconds that one is thought to take, before any was written
 _log = logging.getLogger("functorch_lab.train")
 
 
@@ -45,7 +46,7 @@ class Session:
         self.columns: dict[str, list[Any]] = {}
         self.rows: list[Row] = []
         self._run = run
-        self._written, self._cost = time.perf_counter(), 0.0
+        self._written, self._cost = time.perf_counter(), _FIRST
         self._closing = ExitStack()
 
     def __enter__(self) -> "Session":

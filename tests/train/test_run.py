@@ -3,6 +3,7 @@
 
 import errno
 import json
+import math
 import os
 import pathlib
 import re
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 import runs
-from functorch_lab import train
+from functorch_lab import optim, random, train
+from functorch_lab.train import _session
+from functorch_lab.transforms import disable_jit
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -186,3 +189,19 @@ def test_a_folder_that_cannot_be_looked_at(
     monkeypatch.setattr(pathlib.Path, "exists", error(errno.EACCES))
     refused(OSError, text, folder, resume=True)
     refused(OSError, r"path: .*\(Permission denied\)", folder)
+
+
+@pytest.mark.parametrize(("share", "steps"), [(0.0, [9]), (math.inf, [3, 6, 9])])
+def test_checkpoints_may_cost_a_share_of_the_time(
+    share: float, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_session, "_SHARE", share)
+    optimizer = optim.sgd(lr=0.25)
+    step = train.make_step(lambda w, x: ((w - x) ** 2).mean(), optimizer)
+    state = train.init(torch.tensor(2.5), optimizer, key=random.key(0))
+    run = train.open_run(tmp_path / "run", keep=5)
+    batches = [(torch.tensor([value]),) for value in (2.0, 3.0, 7.0)]
+    with disable_jit():
+        train.fit(step, state, batches, epochs=3, run_dir=run, progress=False)
+    found = (tmp_path / "run" / "checkpoints").glob("step-*.safetensors")
+    assert sorted(int(path.stem[5:]) for path in found) == steps
