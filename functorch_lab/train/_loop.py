@@ -18,7 +18,7 @@ from functorch_lab.train._logs import History, Logs, Row
 from functorch_lab.train._progress import progress_line
 from functorch_lab.train._run import Run, as_run
 from functorch_lab.train._session import Session
-from functorch_lab.train._state import TrainState
+from functorch_lab.train._state import TrainState, check_state
 from functorch_lab.types import Key
 
 _WHERE = "train.fit"
@@ -85,8 +85,8 @@ def fit(  # noqa: PLR0913, each option is one thing that a loop does
         The last state, or the best, and the history.
 
     Raises:
-        TypeError: If `epochs` or `steps` is not an int, or the batches of an epoch
-            can't be iterated.
+        TypeError: If an argument is of another kind, `evaluate` returns no dict, or the
+            batches of an epoch can't be iterated.
         ValueError: If not exactly one of `epochs` and `steps` is given, it is less
             than 1, an epoch has no batches, `evaluate` gives what the row has already,
             or `early_stopping` watches what is not there; if the run's folder is in
@@ -109,6 +109,7 @@ def fit(  # noqa: PLR0913, each option is one thing that a loop does
         (3.5, [16.0, 4.0, 1.0])
     """
     limit = _check_length(epochs, steps)
+    _check_kinds(state, early_stopping, callbacks)
     run = as_run(run_dir)
     if isinstance(data, DataLoader):
         data = from_dataloader(data, device=state.step.device)
@@ -197,6 +198,11 @@ def _until_stopped(batches: Iterator[Any], stop: Stop) -> Iterator[Any]:
 
 
 def _evaluated(values: dict[str, Any]) -> Row:
+    if not isinstance(values, dict):
+        raise TypeError(
+            f"{_WHERE}: evaluate: expected a dict to be returned, got a "
+            f"{type(values).__name__}. Return numbers by name, as make_evaluate does."
+        )
     taken = [
         name for name in ("epoch", "step", "loss", "lr", "seconds") if name in values
     ]
@@ -244,6 +250,23 @@ def _rest_of_epoch(
         if origin < taken:
             batches = passed(origin)
     return islice(iter(batches), taken - origin, None), origin
+
+
+def _check_kinds(
+    state: object, early_stopping: object, callbacks: Sequence[object]
+) -> None:
+    check_state(_WHERE, state)
+    if not isinstance(early_stopping, EarlyStopping | None):
+        raise TypeError(
+            f"{_WHERE}: early_stopping: expected an EarlyStopping, got "
+            f"{early_stopping!r}. Give e.g. EarlyStopping('loss', patience=5)."
+        )
+    for callback in callbacks:
+        if not callable(callback):
+            raise TypeError(
+                f"{_WHERE}: callbacks: expected functions of a state and a row, got "
+                f"{callback!r}. Give them in a list."
+            )
 
 
 def _check_length(epochs: int | None, steps: int | None) -> int:

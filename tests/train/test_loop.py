@@ -337,3 +337,18 @@ def test_refuses_to_lose_an_entry_of_the_row(name: str) -> None:
     )
     with pytest.raises(ValueError, match=text):
         fit(start(), given(2.0), epochs=1, evaluate=lambda state: {name: 2.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"early_stopping": "loss"}, "early_stopping: expected an EarlyStopping, got"),
+        ({"callbacks": [3]}, "callbacks: expected functions of a state and a row"),
+        ({"evaluate": lambda state: None}, "evaluate: expected a dict .* a NoneType"),
+        ({"state": {"step": 2}}, "state: expected a TrainState, got dict"),
+    ],
+)
+def test_refuses_other_kinds(options: dict[str, Any], text: str) -> None:
+    state = options.pop("state", start())
+    with pytest.raises(TypeError, match="train.fit: " + text):
+        fit(state, given(2.0), epochs=1, **options)
